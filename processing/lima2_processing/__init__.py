@@ -1,0 +1,1 @@
+"""Pure compute on detector frames: NumPy and OpenCL, no sockets, no files, no asyncio."""

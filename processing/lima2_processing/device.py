@@ -1,0 +1,121 @@
+"""Choosing an OpenCL device, and building kernels for it.
+
+PoCL reads its environment once, when it is loaded: a daemon that limits its threads (``POCL_MAX_PTHREAD_COUNT``) or
+moves its kernel cache (``POCL_CACHE_DIR``) must do so before this module is imported. A process that has used OpenCL
+must not fork afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyopencl as cl
+from numpy.typing import NDArray
+
+from ._pocl import name_unknown_cpu
+from .errors import DeviceError, KernelBuildError
+
+_FLAGS = ("-cl-std=CL1.2",)  # no fast-math: NaN marks masked pixels, infinity saturated ones
+
+
+class Device:
+    """An OpenCL device with its context and kernels. A context manager.
+
+    :param device: pyopencl's.
+    """
+
+    def __init__(self, device: cl.Device) -> None:
+        name_unknown_cpu(device)
+        self.name = f"{device.name.strip()} ({device.platform.name.strip()} {_version(device.platform)})"
+        self.is_gpu = bool(device.type & cl.device_type.GPU)
+        self.memory = int(device.global_mem_size)
+        self.context = cl.Context([device])
+        self._programs: dict[tuple[Path, tuple[str, ...]], cl.Program] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def queue(self) -> cl.CommandQueue:
+        """Return a new in-order queue; each pipeline has its own."""
+        return cl.CommandQueue(self.context)
+
+    def build(
+        self, source: Path, constants: Mapping[str, int | float | str] | None = None, before: tuple[Path, ...] = ()
+    ) -> cl.Program:
+        """Return the program of a kernel file, built when first asked for.
+
+        :param source: the ``.cl`` file.
+        :param constants: what the file needs defined.
+        :param before: files whose functions it uses.
+        :raises KernelBuildError: it does not compile; the message holds the log.
+        """
+        options = (*_FLAGS, *(f"-D{name}={value}" for name, value in sorted((constants or {}).items())))
+        key = (source, options)
+        if key not in self._programs:
+            text = "\n".join(path.read_text() for path in (*before, source))
+            try:
+                self._programs[key] = cl.Program(self.context, text).build(list(options))
+            except cl.Error as error:
+                raise KernelBuildError(f"{source.name} for {self.name}: {error}") from error
+        return self._programs[key]
+
+    def upload(self, data: NDArray[np.generic]) -> cl.Buffer:
+        """Return a read-only buffer with a copy of an array.
+
+        :raises DeviceError: the device has no room.
+        """
+        try:
+            flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+            return cl.Buffer(self.context, flags, hostbuf=np.ascontiguousarray(data))
+        except cl.Error as error:
+            raise DeviceError(f"{self.name}: no room for {data.nbytes} bytes: {error}") from error
+
+    def allocate(self, nbytes: int) -> cl.Buffer:
+        """Return an empty buffer.
+
+        :raises DeviceError: the device has no room.
+        """
+        try:
+            return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(4, nbytes))
+        except cl.Error as error:
+            raise DeviceError(f"{self.name}: no room for {nbytes} bytes: {error}") from error
+
+    def close(self) -> None:
+        """Drop the kernels. Buffers belong to the pipelines that made them."""
+        self._programs.clear()
+
+
+def open_device(name: str = "") -> Device:
+    """Choose a device: a GPU before a CPU, and among equals the newest version of its platform.
+
+    :param name: part of the device's or platform's name; empty: any.
+    :raises DeviceError: none fits; the message lists what was found.
+    """
+    found = _devices()
+    fitting = [device for device in found if name.lower() in f"{device.name} {device.platform.name}".lower()]
+    if not fitting:
+        listed = "; ".join(f"{d.name.strip()} on {d.platform.name.strip()}" for d in found) or "none"
+        wanted = f"whose name contains {name!r}" if name else "at all"
+        raise DeviceError(
+            f"no OpenCL device {wanted}; found: {listed}. `pip install 'lima2-ophyd[pocl]'` gives one on any CPU"
+        )
+    return Device(max(fitting, key=lambda d: (bool(d.type & cl.device_type.GPU), _version(d.platform))))
+
+
+def _devices() -> list[cl.Device]:
+    try:
+        return [device for platform in cl.get_platforms() for device in platform.get_devices()]
+    except cl.Error:
+        return []  # pyopencl's way to say that there is no platform
+
+
+def _version(platform: cl.Platform) -> str:
+    """Return the implementation's own version, such as ``3.0-rc2`` of ``OpenCL 3.0 PoCL 3.0-rc2 Linux``."""
+    words = platform.version.split()
+    return words[3] if len(words) > 3 else words[1]

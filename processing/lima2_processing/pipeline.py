@@ -1,0 +1,100 @@
+"""What a pipeline and its stages promise, and how a plugin names one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .frame import Batch, Constant, FrameSpec, Output, Results
+
+if TYPE_CHECKING:
+    import pyopencl as cl
+
+    from .device import Device
+
+P = TypeVar("P", bound=msgspec.Struct)
+
+Calibration = NDArray[np.generic] | str
+"""What a CalibrationFile held: an array, or the text of a PONI file."""
+
+
+class Pipeline(ABC, Generic[P]):
+    """What is done to the frames of one acquisition on one receiver.
+
+    Made at prepare, so that everything that can be refused is refused then; used by one thread.
+
+    :param params: the plan's parameters.
+    :param spec: what the frames look like.
+    :param device: where the kernels run.
+    :param files: what the parameters' CalibrationFile fields held, by dotted field name with the position for
+        tuples: ``{"poni": "...", "pedestal.0": array}``.
+    :raises ParameterError: a parameter or calibration does not fit.
+    """
+
+    params_type: ClassVar[type[msgspec.Struct]]
+
+    def __init__(self, params: P, spec: FrameSpec, device: Device, files: Mapping[str, Calibration]) -> None:
+        self.params = params
+        self.spec = spec
+        self.device = device
+
+    @abstractmethod
+    def outputs(self) -> tuple[Output, ...]:
+        """Return everything this pipeline makes of a frame: the one declaration of names, types and shapes."""
+
+    def constants(self) -> tuple[Constant, ...]:
+        """Return what is saved once for the acquisition."""
+        return ()
+
+    @abstractmethod
+    def process(self, frames: Batch) -> Results:
+        """Process a batch of one or more frames and return when the results are on the host.
+
+        :raises ProcessingError: the batch could not be processed; its frames count as failed.
+        """
+
+    def close(self) -> None:
+        """Free what the pipeline holds on the device. The default holds nothing."""
+        return
+
+
+class Stage(Protocol):
+    """One step of a pipeline on the device: frames in, frames out, no transfer to the host."""
+
+    def resolve(self, spec: FrameSpec) -> FrameSpec:
+        """Return what this stage makes of frames like ``spec``.
+
+        :raises ParameterError: it cannot work on such frames.
+        """
+        ...
+
+    def enqueue(self, queue: cl.CommandQueue, frames: cl.Buffer, n_frames: int) -> cl.Buffer:
+        """Enqueue the work on ``n_frames`` frames lying one after the other in ``frames``.
+
+        :returns: the stage's own buffer with the result, valid until its next call.
+        """
+        ...
+
+
+class PipelinePlugin(msgspec.Struct, frozen=True):
+    """A pipeline's name, parameters and place. The module that holds one must import without OpenCL.
+
+    :param name: as plans give it.
+    :param params: frozen struct of the parameters, each with a default, unit and meaning.
+    :param implementation: ``module:class`` of the Pipeline, imported only on a receiver.
+    """
+
+    name: str
+    params: type[msgspec.Struct]
+    implementation: str
+
+    def load(self) -> type[Pipeline[msgspec.Struct]]:
+        """Import and return the Pipeline class."""
+        module, _, name = self.implementation.partition(":")
+        return getattr(import_module(module), name)

@@ -1,0 +1,1 @@
+"""Steps of pipelines on the device: one a file, its kernels beside it."""

@@ -1,0 +1,59 @@
+// Bragg peaks among the picked pixels. Built behind background.cl.
+
+// Tests each picked pixel: it is a peak where it stands above the background by the cutoff, no pixel of its patch is
+// higher, and enough pixels of the patch stand above the cutoff too.
+//
+// image:       values of all frames, n_pixels each
+// position:    of each pixel on the scale of bins; NaN: belongs to none
+// index:       positions of the picked pixels, frame after frame
+// ends:        where each frame's picked pixels end
+// half_patch:  the patch reaches so many pixels to each side
+// connected:   pixels of the patch above the cutoff that make a peak, its centre included
+// peaks:       the result, one a picked pixel: (row, col, intensity, signal to noise); NaN where there is no peak
+kernel void peaks(global const float *restrict image, global const float *restrict position,
+                  global const float *restrict mean, global const float *restrict deviation,
+                  global const uint *restrict index, global const uint *restrict ends, global float4 *restrict peaks,
+                  const float cutoff, const float noise, const int half_patch, const int connected, const int rows,
+                  const int cols, const uint n_bins)
+{
+    const size_t frame = get_global_id(1);
+    global const float *values = image + frame * (size_t)rows * cols;
+    global const float *means = mean + frame * n_bins;
+    global const float *deviations = deviation + frame * n_bins;
+    const uint first = frame ? ends[frame - 1] : 0u;
+    for (uint at = first + get_global_id(0); at < ends[frame]; at += get_global_size(0)) {
+        peaks[at] = (float4)(NAN);
+        const int centre = index[at];
+        const float height = values[centre];
+        const float2 level = background_at(position[centre], means, deviations, noise, n_bins);
+        if (!isfinite(height) || !(height - level.x > cutoff * level.y))
+            continue;
+        const int row = centre / cols, col = centre % cols;
+        float sum = 0.0f, weight = 0.0f, variance = 0.0f, row_moment = 0.0f, col_moment = 0.0f;
+        int above = 0, highest = 1;
+        for (int y = max(row - half_patch, 0); y <= min(row + half_patch, rows - 1) && highest; y++) {
+            for (int x = max(col - half_patch, 0); x <= min(col + half_patch, cols - 1); x++) {
+                const int pixel = y * cols + x;
+                const float value = values[pixel];
+                const float2 around = background_at(position[pixel], means, deviations, noise, n_bins);
+                const float signal = value - around.x;
+                if (!isfinite(signal))
+                    continue;
+                // Of equal pixels the first is the peak.
+                if (value > height || (value == height && pixel < centre)) {
+                    highest = 0;
+                    break;
+                }
+                above += signal > cutoff * around.y;
+                sum += signal;
+                variance += around.y * around.y;
+                weight += max(signal, 0.0f);
+                row_moment += max(signal, 0.0f) * (y - row);
+                col_moment += max(signal, 0.0f) * (x - col);
+            }
+        }
+        if (!highest || above < connected)
+            continue;
+        peaks[at] = (float4)(row + row_moment / weight, col + col_moment / weight, sum, sum / sqrt(variance));
+    }
+}

@@ -1,0 +1,1 @@
+"""Conductor and receiver daemons: taking frames, running pipelines, saving files."""

@@ -1,0 +1,1 @@
+"""The conductor daemon: one per detector, the single entry point for clients. It never carries pixels."""

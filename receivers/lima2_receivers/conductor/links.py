@@ -1,0 +1,129 @@
+"""The conductor's connections to its receivers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable
+from typing import TypeVar
+
+from lima2_processing.frame import AcquisitionId
+
+from ..errors import ReceiverError, StateError, error_from_code
+from ..messages import (
+    Discard,
+    Done,
+    Message,
+    Poll,
+    PrepareReceiver,
+    ReceiverPrepared,
+    ReceiverProgress,
+    ReceiverState,
+)
+from ..transport.requests import Requester
+
+R = TypeVar("R", bound=Message)
+
+
+class ReceiverLink:
+    """One receiver, as the conductor reaches it.
+
+    :param rank: of the receiver.
+    :param endpoint: its commands.
+    :param timeout: deadline of a command, and the silence after which it counts as dead, in seconds.
+    """
+
+    def __init__(self, rank: int, endpoint: str, timeout: float) -> None:
+        self.rank = rank
+        self.alive = False
+        self.instance = ""
+        self._requester = Requester(endpoint, f"receiver {rank}", timeout)
+        self._heard = time.monotonic()
+        self._strangers = 0
+        self._free_slots = 0
+
+    def open(self) -> None:
+        """Make the socket."""
+        self._requester.open()
+
+    async def close(self) -> None:
+        """Close the socket."""
+        await self._requester.close()
+
+    async def poll(self, cursors: dict[AcquisitionId, int]) -> ReceiverProgress:
+        """Ask for progress.
+
+        :raises UnreachableError: it did not answer within its deadline.
+        """
+        if not self.alive:
+            self.instance = (await self._requester.hello("conductor")).instance
+        progress = await self._requester.request(Poll(cursors), ReceiverProgress)
+        self.alive = True
+        self._heard = time.monotonic()
+        self._strangers, self._free_slots = progress.strangers, progress.free_slots
+        return progress
+
+    async def ask(self, message: Message, expected: type[R], timeout: float | None = None) -> R:
+        """Send a command; an error names the receiver.
+
+        :param timeout: seconds; None: the link's own.
+        """
+        try:
+            return await self._requester.request(message, expected, timeout)
+        except ReceiverError as error:
+            name = f"receiver {self.rank}"
+            if name in str(error):
+                raise
+            raise error_from_code(error.code, f"{name}: {error}") from error
+
+    def state(self) -> ReceiverState:
+        """Return what is published."""
+        return ReceiverState(
+            rank=self.rank,
+            endpoint=self._requester.endpoint,
+            alive=self.alive,
+            silent=round(time.monotonic() - self._heard, 1),
+            strangers=self._strangers,
+            free_slots=self._free_slots,
+        )
+
+
+async def check_all(links: Iterable[ReceiverLink], messages: Iterable[PrepareReceiver]) -> None:
+    """Let every receiver see whether it could prepare.
+
+    :raises ReceiverError: the first that can't says why.
+    """
+    await _all(link.ask(message, Done) for link, message in zip(links, messages, strict=True))
+
+
+async def prepare_all(
+    links: Iterable[ReceiverLink], messages: Iterable[PrepareReceiver], timeout: float
+) -> list[ReceiverPrepared]:
+    """Prepare every receiver. Where one fails, the caller has to discard all.
+
+    :raises ReceiverError: the first failure, once all have answered.
+    :raises StateError: receivers disagree about what a frame gives.
+    """
+    replies = await _all(
+        link.ask(message, ReceiverPrepared, timeout) for link, message in zip(links, messages, strict=True)
+    )
+    for rank, reply in enumerate(replies):
+        if reply.outputs != replies[0].outputs:
+            raise StateError(f"receiver {rank} makes other outputs than receiver 0: are their versions the same?")
+    return replies
+
+
+async def discard_all(links: Iterable[ReceiverLink], acquisition: AcquisitionId) -> None:
+    """Let every receiver that can be reached forget an acquisition and remove its files."""
+    await asyncio.gather(*(link.ask(Discard(acquisition), Done) for link in links), return_exceptions=True)
+
+
+async def _all(requests: Iterable[Coroutine[None, None, R]]) -> list[R]:
+    """Wait for all, and only then raise the first error: nothing is still under way afterwards."""
+    replies = await asyncio.gather(*requests, return_exceptions=True)
+    results: list[R] = []
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+        results.append(reply)
+    return results

@@ -1,0 +1,111 @@
+"""Preparing an acquisition on all parts, or on none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..config import Config
+from ..control import Capabilities, Control
+from ..errors import ReceiverError
+from ..messages import Dataset, Prepared, PrepareReceiver
+from ..plan import AcquisitionPlan, PipelineChoice, ReceiverPlan
+from ..plugins import decode_pipeline
+from ..receiver.calibration import with_hashes
+from ..saving.master import MasterInfo, write_master
+from ..saving.names import check_files, confine, ledger_name, master_name
+from .links import ReceiverLink, check_all, discard_all, prepare_all
+from .run import Run
+from .validate import check_plan
+
+log = logging.getLogger(__name__)
+
+
+def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config) -> AcquisitionPlan:
+    """Check a plan whole and fill in the hashes of its calibration files. Reads files, makes none.
+
+    :raises ReceiverError: what is wrong, with its place in the plan.
+    """
+    check_plan(plan, capabilities, config)
+    folder = confine(plan.saving.base_path, config.saving.roots)
+    names = (master_name(plan.saving.filename_prefix), ledger_name(plan.saving.filename_prefix))
+    check_files(folder, names, plan.saving.file_exists_policy)
+    if plan.pipeline is None:
+        return plan
+    params = with_hashes(decode_pipeline(plan.pipeline))
+    choice = PipelineChoice(plan.pipeline.name, msgspec.Raw(msgspec.msgpack.encode(params)))
+    return msgspec.structs.replace(plan, pipeline=choice)
+
+
+async def prepare(
+    run: Run, capabilities: Capabilities, control: Control, links: Sequence[ReceiverLink], config: Config
+) -> Prepared:
+    """Arm the detector, and make pipelines and files on every receiver, the master and the ledger.
+
+    :raises ReceiverError: a part can't; every other part is as it was before.
+    """
+    seconds = config.deadlines.prepare
+    plan = run.plan
+    shares = [
+        PrepareReceiver(
+            run.id, ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan), check_only=True
+        )
+        for link in links
+    ]
+    await check_all(links, shares)
+    made: list[Path] = []
+    try:
+        spec = await control.prepare(run.series, plan)
+        shares = [
+            PrepareReceiver(run.id, msgspec.structs.replace(message.share, frame_spec=spec)) for message in shares
+        ]
+        replies = await prepare_all(links, shares, seconds)
+        folder = Path(plan.saving.base_path)
+        master = folder / master_name(plan.saving.filename_prefix)
+        ledger = folder / ledger_name(plan.saving.filename_prefix)
+        info = MasterInfo(
+            acquisition=run.id,
+            detector=config.detector.name,
+            instrument=config.detector.instrument,
+            model=capabilities.model,
+            plan=plan,
+            frame_spec=spec,
+            outputs=replies[0].outputs,
+            constants=replies[0].constants,
+            files=tuple(reply.files for reply in replies),
+            ledger=ledger.name,
+            device=tuple(reply.device for reply in replies),
+        )
+        await asyncio.to_thread(run.open_ledger, ledger)
+        made.append(master)
+        datasets = await asyncio.to_thread(write_master, master, info)
+        return _prepared(run, info, master, ledger, datasets)
+    except BaseException:
+        await asyncio.shield(_undo(run, control, links, made))
+        raise
+
+
+def _prepared(run: Run, info: MasterInfo, master: Path, ledger: Path, datasets: tuple[Dataset, ...]) -> Prepared:
+    return Prepared(
+        acquisition=run.id,
+        master_file=str(master),
+        ledger_file=str(ledger),
+        datasets=datasets,
+        frame_spec=info.frame_spec,
+        device=info.device,
+    )
+
+
+async def _undo(run: Run, control: Control, links: Sequence[ReceiverLink], made: list[Path]) -> None:
+    run.discard()
+    for path in made:
+        path.unlink(missing_ok=True)
+    await discard_all(links, run.id)
+    try:
+        await control.stop()
+    except ReceiverError as error:
+        log.warning("the detector could not be disarmed: %s", error)

@@ -1,0 +1,251 @@
+"""What the conductor knows of one acquisition, put together from its receivers' reports."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import AcquisitionId, LocalIdx, ReceiverIdx
+
+from ..acquisition import Acquisition, Outcome, State
+from ..control import DetectorStatus
+from ..ledger import Counts, FrameStatus, SystemLedger
+from ..messages import AcquisitionState, Prepared, Progress, ReceiverCounters
+from ..plan import AcquisitionPlan, TriggerMode
+from ..saving.ledger_file import LedgerFile, LedgerSummary
+from ..topology import Topology
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one receiver reported."""
+
+    counters: ReceiverCounters = field(default_factory=ReceiverCounters)
+    closed: bool = False
+    dead: bool = False
+    highest: int = -1
+    timestamps: array[float] = field(default_factory=lambda: array("d"))
+
+
+class Run:
+    """One acquisition, as the conductor sees it. Does no I/O but for its ledger file.
+
+    :param acquisition: its id.
+    :param plan: the whole plan.
+    :param series: the number on its frames.
+    :param topology: which receiver has which frame.
+    """
+
+    def __init__(self, acquisition: AcquisitionId, plan: AcquisitionPlan, series: int, topology: Topology) -> None:
+        self.id = acquisition
+        self.plan = plan
+        self.series = series
+        self.machine = Acquisition(f"acquisition {acquisition}")
+        self.prepared: Prepared | None = None
+        self.announced = 0
+        self.announced_by = "triggers"
+        self.told = -1  # what the receivers were told is due
+        self.written = 0
+        self.moved = time.monotonic()  # when a counter last moved
+        self._ledger = SystemLedger(topology)
+        self._parts = tuple(_Part() for _ in range(topology.n_receivers))
+        self._file: LedgerFile | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether anything about it can still change."""
+        return self.machine.state is not State.CLOSED
+
+    @property
+    def limit(self) -> int:
+        """Frames that it takes at most; 0: until stopped."""
+        return self.plan.acquisition.nb_frames
+
+    def open_ledger(self, path: Path) -> None:
+        """Make the ledger file."""
+        self._file = LedgerFile(path, self._ledger.topology, self.plan.saving.file_exists_policy)
+
+    def cursors(self, rank: int) -> int:
+        """Return the first row of a receiver whose fate is not known here."""
+        return self._ledger.parts[rank].settled
+
+    def room(self) -> int:
+        """Return how many more frames triggers may ask for; -1: any number."""
+        return self.limit - self.announced if self.limit else -1
+
+    # --- what comes in ---
+
+    def take(self, rank: int, progress: Progress) -> bool:
+        """Take a receiver's report; True: something moved."""
+        part, ledger = self._parts[rank], self._ledger.parts[rank]
+        before = (part.counters, part.closed, ledger.settled)
+        skip = ledger.settled - progress.first
+        ledger.extend(progress.first, progress.runs)
+        part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
+        part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
+        part.closed = progress.state is State.CLOSED
+        part.highest = progress.highest
+        moved = before != (part.counters, part.closed, ledger.settled)
+        if moved:
+            self.moved = time.monotonic()
+        return moved
+
+    def bury(self, rank: int) -> None:
+        """Expect nothing more of a receiver."""
+        self._parts[rank].dead = True
+
+    def is_buried(self, rank: int) -> bool:
+        """Tell whether a receiver is given up for this acquisition."""
+        return self._parts[rank].dead
+
+    def observe(self, status: DetectorStatus) -> None:
+        """Take the detector's own count: it decides where a trigger has no end."""
+        if status.series == self.series and self.announced_by == "control":
+            self.announced = max(self.announced, status.sent)
+
+    def conclude(self, status: DetectorStatus | None) -> None:
+        """Fix the number of announced frames when the detector was stopped.
+
+        :param status: its final status; None: it did not say.
+        """
+        highest = max(part.highest for part in self._parts) + 1
+        if status is not None and status.series == self.series:
+            if status.sent != self.announced or self.announced_by == "control":
+                self.announced, self.announced_by = status.sent, "control"
+        elif highest != self.announced:
+            self.announced, self.announced_by = highest, "highest"
+
+    # --- what follows ---
+
+    def all_sent(self, status: DetectorStatus) -> bool:
+        """Tell whether the detector has sent everything that triggers asked for."""
+        return (
+            status.series == self.series
+            and not status.busy
+            and self.announced_by == "triggers"
+            and self.announced > 0
+            and status.sent >= self.announced
+        )
+
+    def exhausted(self) -> bool:
+        """Tell whether no trigger can ask for more."""
+        return self.limit > 0 and self.announced >= self.limit
+
+    def drained(self) -> bool:
+        """Tell whether every receiver that lives has closed its files, with everything reported."""
+        topology = self._ledger.topology
+        return all(
+            part.dead
+            or (part.closed and self._ledger.parts[rank].settled >= topology.rows(ReceiverIdx(rank), self.announced))
+            for rank, part in enumerate(self._parts)
+        )
+
+    def settle_dead(self) -> None:
+        """Write off what dead receivers never reported."""
+        for rank, part in enumerate(self._parts):
+            rows = self._ledger.topology.rows(ReceiverIdx(rank), self.announced)
+            if part.dead and self._ledger.parts[rank].settled < rows:
+                self._ledger.parts[rank].settle_rest(rows, FrameStatus.FAILED, f"receiver {rank} was lost")
+
+    def record(self) -> bool:
+        """Append the frames that settled since the last call to the ledger file and count them. Blocks.
+
+        :returns: True where there were any.
+        :raises SavingError: the ledger file can't be written.
+        """
+        leading = self._ledger.leading(self.announced)
+        if self._file is None or leading <= self.written:
+            return False
+        self._file.append(self._ledger.statuses(self.written, leading), self._stamps(self.written, leading))
+        self._file.flush()
+        self.written = leading
+        return True
+
+    def close(self) -> None:
+        """Decide the outcome's last detail and close the ledger file. Blocks.
+
+        :raises SavingError: the ledger file can't be written.
+        """
+        counts = self._ledger.counts
+        if counts.settled != self.announced:
+            self.machine.reason = self.machine.reason or (
+                f"the ledger does not add up: {counts.settled} frames settled, {self.announced} announced"
+            )
+        elif self.limit == 0:
+            self.machine.complete_anyway()
+        if self._file is not None:
+            try:
+                self.record()
+            finally:
+                self._file.close(self._summary(counts))
+                self._file = None
+
+    def discard(self) -> None:
+        """Remove the ledger file."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+    def state(self) -> AcquisitionState:
+        """Return what is published."""
+        return AcquisitionState(
+            acquisition=self.id,
+            state=self.machine.state,
+            outcome=self.machine.outcome,
+            reason=self.machine.reason,
+            announced=self.announced,
+            announced_by=self.announced_by,
+            written=self.written,
+            receivers=tuple(self._counters(rank) for rank in range(len(self._parts))),
+            master_file=self.prepared.master_file if self.prepared else "",
+            reasons=self._ledger.reasons(),
+        )
+
+    def begin(self) -> None:
+        """Note that an internally triggered acquisition starts."""
+        if self.plan.acquisition.trigger_mode is TriggerMode.INTERNAL:
+            self.asked(self.limit)
+
+    def asked(self, n_frames: int) -> None:
+        """Note that a trigger asked for frames.
+
+        :param n_frames: 0: until stopped, so that the detector's own count decides.
+        """
+        self.announced += n_frames
+        if n_frames == 0:
+            self.announced_by = "control"
+
+    def _counters(self, rank: int) -> ReceiverCounters:
+        part = self._parts[rank]
+        if not part.dead:
+            return part.counters
+        counters = part.counters
+        return ReceiverCounters(counters.received, counters.processed, counters.hits, self._ledger.parts[rank].counts)
+
+    def _stamps(self, first: int, last: int) -> NDArray[np.float64]:
+        """Return the timestamps of frames ``first`` to ``last`` - 1 (n,), NaN where none is known."""
+        found = np.full(last - first, np.nan)
+        topology = self._ledger.topology
+        for rank, part in enumerate(self._parts):
+            receiver = ReceiverIdx(rank)
+            for row in range(topology.rows(receiver, first), topology.rows(receiver, last)):
+                if row < len(part.timestamps):
+                    found[topology.frame_at(receiver, LocalIdx(row)) - first] = part.timestamps[row]
+        return found
+
+    def _summary(self, counts: Counts) -> LedgerSummary:
+        failed = bool(self.machine.reason)
+        return LedgerSummary(
+            acquisition=self.id,
+            announced=self.announced,
+            announced_by=self.announced_by,
+            counts=counts,
+            reasons=self._ledger.reasons(),
+            outcome=Outcome.FAILED if failed else self.machine.forecast(),
+            reason=self.machine.reason,
+        )

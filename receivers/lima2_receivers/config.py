@@ -1,0 +1,207 @@
+"""The configuration file: where everything is. What to do is the plan's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import ConfigError
+
+LOOPBACK = ("127.", "localhost", "[::1]")
+IPC_LIMIT = 107  # bytes of a Unix socket's path, from sockaddr_un
+
+
+class RingConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The memory that bounds a receiver: frames wait here, and nowhere else.
+
+    :param slots: how many frames fit.
+    :param slot_bytes: bytes of the largest frame that fits.
+    """
+
+    slots: Annotated[int, Meta(ge=2)] = 16
+    slot_bytes: Annotated[int, Meta(ge=1)] = 8 * 1024 * 1024
+
+
+class OpenCLConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where kernels run.
+
+    :param device: part of a device's name; empty: a GPU where there is one, else a CPU.
+    :param threads: threads of a CPU device; 0: one a core.
+    :param cache_dir: folder of compiled kernels; empty: the OpenCL implementation's own.
+    """
+
+    device: str = ""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    cache_dir: str = ""
+
+
+class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """One receiver daemon.
+
+    :param commands: endpoint that its commands come in by, ``ipc://PATH`` or ``tcp://HOST:PORT``.
+    :param data: endpoint that the detector sends frames to.
+    :param ring: its memory.
+    :param opencl: its device.
+    :param batch: frames that go through the pipeline together at most; 1: lowest latency.
+    :param encoders: threads that compress.
+    """
+
+    commands: str
+    data: str
+    ring: RingConfig = RingConfig()
+    opencl: OpenCLConfig = OpenCLConfig()
+    batch: Annotated[int, Meta(ge=1, le=64)] = 4
+    encoders: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class ConductorConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The conductor daemon.
+
+    :param commands: endpoint that clients send commands to.
+    :param state: endpoint that it publishes state and counters on.
+    """
+
+    commands: str
+    state: str
+
+
+class SavingConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where files may go.
+
+    :param roots: absolute folders; a plan's ``base_path`` must lie in one of them, symbolic links resolved.
+    :param flush_period: seconds after which frames that were written are flushed and counted, at the latest.
+    """
+
+    roots: Annotated[tuple[str, ...], Meta(min_length=1)]
+    flush_period: Annotated[float, Meta(gt=0, le=10)] = 0.1
+
+
+class DeadlineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long who waits for whom, in seconds.
+
+    :param command: a command between daemons; also how long a daemon may be silent before it counts as dead.
+    :param prepare: preparing an acquisition: reading calibration, building kernels, making files.
+    :param drain: no frame has come and none was settled for this long after the detector ended: the rest is lost.
+    :param stalled: nothing has moved for this long while an acquisition drains: it is given up.
+    """
+
+    command: Annotated[float, Meta(gt=0)] = 5.0
+    prepare: Annotated[float, Meta(gt=0)] = 60.0
+    drain: Annotated[float, Meta(gt=0)] = 2.0
+    stalled: Annotated[float, Meta(gt=0)] = 15.0
+
+
+class DetectorConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which detector this is.
+
+    :param plugin: name of an installed detector plugin.
+    :param name: of the detector, used in files.
+    :param instrument: name of the beamline or instrument, used in files.
+    :param settings: the plugin's own table: where the detector is.
+    """
+
+    plugin: str
+    name: str = "detector"
+    instrument: str = "instrument"
+    settings: dict[str, str | int | float | bool | list[str | int | float]] = {}
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """One detector's daemons. Every daemon reads the same file.
+
+    :param detector: the detector.
+    :param conductor: the one conductor.
+    :param receivers: one table a receiver, in the order of their ranks.
+    :param saving: where files may go.
+    :param deadlines: how long who waits for whom.
+    :param insecure: True allows ``tcp`` endpoints that other hosts can reach, without authentication.
+    """
+
+    detector: DetectorConfig
+    conductor: ConductorConfig
+    receivers: Annotated[tuple[ReceiverConfig, ...], Meta(min_length=1)]
+    saving: SavingConfig
+    deadlines: DeadlineConfig = DeadlineConfig()
+    insecure: bool = False
+
+    def endpoints(self) -> dict[str, str]:
+        """Return every endpoint that a daemon binds, by its place in the file."""
+        places = {"conductor.commands": self.conductor.commands, "conductor.state": self.conductor.state}
+        for rank, receiver in enumerate(self.receivers):
+            places[f"receivers[{rank}].commands"] = receiver.commands
+            places[f"receivers[{rank}].data"] = receiver.data
+        return places
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    :raises ConfigError: it cannot be read, has an unknown or misspelt field, or an endpoint that is not allowed; the
+        message names the file and the place in it.
+    """
+    try:
+        config = msgspec.toml.decode(path.read_bytes(), type=Config)
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    try:
+        check_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    return config
+
+
+def check_config(config: Config) -> None:
+    """Check what the types alone can't say.
+
+    :raises ConfigError: an endpoint is used twice, malformed or reachable from elsewhere, or a root is not absolute.
+    """
+    seen: dict[str, str] = {}
+    for place, endpoint in config.endpoints().items():
+        _check_endpoint(place, endpoint, config.insecure)
+        if endpoint in seen:
+            raise ConfigError(f"{place}: {endpoint} is used by {seen[endpoint]} already")
+        seen[endpoint] = place
+    for root in config.saving.roots:
+        if not Path(root).is_absolute():
+            raise ConfigError(f"saving.roots: got {root!r}, expected an absolute folder")
+
+
+S = TypeVar("S", bound=Struct)
+
+
+def detector_settings(config: Config, kind: type[S]) -> S:
+    """Return the detector plugin's own table of a configuration, decoded strictly.
+
+    :param kind: the plugin's struct of settings.
+    :raises ConfigError: it has an unknown field or a wrong value.
+    """
+    try:
+        return msgspec.convert(config.detector.settings, kind)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"detector.settings of plugin {config.detector.plugin}: {error}") from error
+
+
+def _check_endpoint(place: str, endpoint: str, insecure: bool) -> None:
+    scheme, _, rest = endpoint.partition("://")
+    match scheme:
+        case "ipc":
+            if not rest.startswith("/") or len(rest.encode()) > IPC_LIMIT:
+                raise ConfigError(
+                    f"{place}: got {endpoint!r}, expected ipc:// and an absolute path of at most {IPC_LIMIT} bytes"
+                )
+        case "tcp":
+            host, _, port = rest.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ConfigError(f"{place}: got {endpoint!r}, expected tcp://HOST:PORT")
+            if not host.startswith(LOOPBACK) and not insecure:
+                raise ConfigError(
+                    f"{place}: {endpoint} can be reached from other hosts, without authentication; use ipc://, "
+                    "a loopback address, or set `insecure = true` on a network that you trust"
+                )
+        case _:
+            raise ConfigError(f"{place}: got {endpoint!r}, expected ipc://PATH or tcp://HOST:PORT")

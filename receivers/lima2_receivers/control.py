@@ -1,0 +1,126 @@
+"""What a detector plugin's control half promises the conductor, and how a plugin is named."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from lima2_processing.frame import FrameSpec
+
+from .plan import AcquisitionPlan, TriggerMode
+from .source import Source
+
+
+class Range(Struct, frozen=True):
+    """A closed interval; the unit is the field's."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+class Capabilities(Struct, frozen=True):
+    """What a detector can do: it drives the validation of plans.
+
+    :param model: for people, such as ``Simulated Jungfrau 4M``.
+    :param trigger_modes: those it supports.
+    :param expo_time: allowed exposures in seconds.
+    :param latency_time: allowed latencies in seconds.
+    :param frame_spec: of its frames as they are now configured.
+    """
+
+    model: str
+    trigger_modes: tuple[TriggerMode, ...]
+    expo_time: Range
+    latency_time: Range
+    frame_spec: FrameSpec
+
+
+class DetectorStatus(Struct, frozen=True):
+    """What the detector is doing, polled by the conductor.
+
+    :param series: number of the series that is armed or was last.
+    :param triggered: frames that the triggers delivered so far ask for.
+    :param sent: frames that left the detector (lost on the way or not).
+    :param busy: True while frames are still being exposed or sent.
+    :param fault: what is wrong; empty where all is well.
+    """
+
+    series: int
+    triggered: int
+    sent: int
+    busy: bool
+    fault: str = ""
+
+
+class Control(Protocol):
+    """A detector's other half, run by the conductor. Every call is bounded in time and raises DetectorError.
+
+    :param settings: the plugin's own table of the configuration.
+    :param timeout: deadline of each call in seconds.
+    """
+
+    def __init__(self, settings: msgspec.Struct, timeout: float) -> None: ...
+
+    async def connect(self) -> Capabilities:
+        """Connect (again), and return what the detector can do."""
+        ...
+
+    async def prepare(self, series: int, plan: AcquisitionPlan) -> FrameSpec:
+        """Arm the detector for an acquisition and return what its frames will look like.
+
+        :param series: the number to stamp on its frames.
+        :param plan: checked against the capabilities already.
+        """
+        ...
+
+    async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
+        """Expose ``n_frames`` more frames (0: until stopped) and return when the exposure has begun, not ended."""
+        ...
+
+    async def status(self) -> DetectorStatus:
+        """Return what the detector is doing."""
+        ...
+
+    async def stop(self) -> DetectorStatus:
+        """Stop exposing, idempotent, and return the final status: no frame is sent after it."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the detector and free sockets."""
+        ...
+
+
+class DetectorPlugin(Struct, frozen=True):
+    """A detector's name, parameters and places. The module that holds one imports no sockets and no OpenCL.
+
+    :param name: as configurations give it.
+    :param params: frozen struct of what a plan may set, each with default, unit and meaning.
+    :param settings: frozen struct of its table in the configuration: where the detector is.
+    :param source: ``module:class`` of the Source.
+    :param control: ``module:class`` of the Control; constructed with (settings, timeout in seconds).
+    """
+
+    name: str
+    params: type[msgspec.Struct]
+    settings: type[msgspec.Struct]
+    source: str
+    control: str
+
+    def load_source(self) -> type[Source[msgspec.Struct]]:
+        """Import and return the Source class."""
+        return _load(self.source)
+
+    def load_control(self) -> type[Control]:
+        """Import and return the Control class."""
+        return _load(self.control)
+
+
+def _load(place: str) -> type:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,1 @@
+"""Detector plugins: one folder each, with control half, source half and parameters."""

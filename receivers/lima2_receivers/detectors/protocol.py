@@ -1,0 +1,93 @@
+"""What a simulated detector's control half and its sender process say to each other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lima2_processing.frame import FrameSpec
+
+from ..control import Capabilities, DetectorStatus
+from ..errors import ProtocolError
+from ..messages import Done, Failed, Hello, Message, Welcome
+
+
+class GetCapabilities(Message, frozen=True):
+    """Ask what the detector can do."""
+
+
+class Described(Message, frozen=True):
+    """What the detector can do."""
+
+    capabilities: Capabilities
+
+
+class Arm(Message, frozen=True):
+    """Begin a series; an earlier one is over.
+
+    :param series: number to stamp on frames.
+    :param nb_frames: frames of the series; 0: until stopped.
+    :param loss: share of the frames that get lost on the way, 0 to 1.
+    :param lose: indices of frames that get lost on the way.
+    """
+
+    series: int
+    nb_frames: int
+    loss: float = 0.0
+    lose: tuple[int, ...] = ()
+
+
+class Armed(Message, frozen=True):
+    """The series can begin."""
+
+    frame_spec: FrameSpec
+
+
+class Expose(Message, frozen=True):
+    """Expose more frames; see ``Control.trigger``."""
+
+    n_frames: int
+    expo_time: float
+    latency_time: float
+
+
+class GetStatus(Message, frozen=True):
+    """Ask what the detector is doing."""
+
+
+class Halt(Message, frozen=True):
+    """Stop exposing; the reply comes when no frame will be sent any more."""
+
+
+class Status(Message, frozen=True):
+    """What the detector is doing."""
+
+    status: DetectorStatus
+
+
+SenderRequest = Hello | GetCapabilities | Arm | Expose | GetStatus | Halt
+SenderReply = Welcome | Done | Failed | Described | Armed | Status
+
+_request = msgspec.msgpack.Decoder(SenderRequest)
+_reply = msgspec.msgpack.Decoder(SenderReply)
+
+
+def decode_sender_request(data: bytes) -> SenderRequest:
+    """Decode what the control half sent.
+
+    :raises ProtocolError: it is not a request.
+    """
+    try:
+        return _request.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"request to the detector of {len(data)} bytes: {error}") from error
+
+
+def decode_sender_reply(data: bytes) -> SenderReply:
+    """Decode what the sender replied.
+
+    :raises ProtocolError: it is not a reply.
+    """
+    try:
+        return _reply.decode(data)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"reply of the detector of {len(data)} bytes: {error}") from error

@@ -1,0 +1,12 @@
+"""The Reader: plays recorded raw Jungfrau frames of one module."""
+
+from ...control import DetectorPlugin
+from .params import ReaderParams, ReaderSettings
+
+PLUGIN = DetectorPlugin(
+    name="reader",
+    params=ReaderParams,
+    settings=ReaderSettings,
+    source="lima2_receivers.detectors.reader.source:ReaderSource",
+    control="lima2_receivers.detectors.reader.control:ReaderControl",
+)

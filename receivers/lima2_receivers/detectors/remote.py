@@ -1,0 +1,76 @@
+"""The control half of detectors whose other end is a sender process of ours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+import msgspec
+
+from lima2_processing.frame import FrameSpec
+
+from ..control import Capabilities, DetectorStatus
+from ..errors import DetectorError, ReceiverError, UnreachableError
+from ..messages import Done, Message
+from ..plan import AcquisitionPlan
+from ..transport.requests import Requester
+from .protocol import Arm, Armed, Described, Expose, GetCapabilities, GetStatus, Halt, Status, decode_sender_reply
+
+S = TypeVar("S", bound=msgspec.Struct)
+R = TypeVar("R", bound=Message)
+
+
+class RemoteControl(ABC, Generic[S]):
+    """Implements ``Control`` by requests to the sender process.
+
+    :param settings: the plugin's own table of the configuration.
+    :param timeout: deadline of each call in seconds.
+    """
+
+    def __init__(self, settings: S, timeout: float) -> None:
+        self.settings = settings
+        self._requester = Requester(self.endpoint(settings), "detector", timeout, decode_sender_reply)
+
+    @abstractmethod
+    def endpoint(self, settings: S) -> str:
+        """Return where the sender process takes commands."""
+
+    @abstractmethod
+    def arm(self, series: int, plan: AcquisitionPlan) -> Arm:
+        """Return how the series begins.
+
+        :raises PlanError: the plan's ``detector`` part is wrong.
+        """
+
+    async def connect(self) -> Capabilities:
+        """Connect, and return what the detector can do."""
+        self._requester.open()
+        return (await self._ask(GetCapabilities(), Described)).capabilities
+
+    async def prepare(self, series: int, plan: AcquisitionPlan) -> FrameSpec:
+        """Arm the detector and return what its frames will look like."""
+        return (await self._ask(self.arm(series, plan), Armed)).frame_spec
+
+    async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
+        """Expose ``n_frames`` more frames; 0: until stopped."""
+        await self._ask(Expose(n_frames, expo_time, latency_time), Done)
+
+    async def status(self) -> DetectorStatus:
+        """Return what the detector is doing."""
+        return (await self._ask(GetStatus(), Status)).status
+
+    async def stop(self) -> DetectorStatus:
+        """Stop exposing and return the final status."""
+        return (await self._ask(Halt(), Status)).status
+
+    async def close(self) -> None:
+        """Free the socket."""
+        await self._requester.close()
+
+    async def _ask(self, message: Message, expected: type[R]) -> R:
+        try:
+            return await self._requester.request(message, expected)
+        except UnreachableError as error:
+            raise DetectorError(str(error)) from error
+        except ReceiverError as error:
+            raise type(error)(f"detector: {error}") from error

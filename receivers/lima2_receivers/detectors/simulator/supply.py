@@ -1,0 +1,123 @@
+"""The simulator's frames: photons turned into what a Jungfrau reads out, with its three gains."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import FrameSpec
+from lima2_processing.layouts import grid, jungfrau
+
+from ...errors import ConfigError
+from ..supply import Supply, scene
+from .params import SimulatorSettings, Size
+from .scene import add_spots, background_rate, place_spots, raw_pixel_of
+
+log = logging.getLogger(__name__)
+
+# Typical of a Jungfrau module at 12.4 keV, in ADU and ADU a photon.
+PEDESTALS = (2800.0, 14200.0, 14600.0)
+GAINS = (508.4, -17.96, -1.428)
+PEDESTAL_SPREAD, GAIN_SPREAD = 80.0, 0.02
+NOISE = (22.0, 2.0, 1.5)  # ADU
+SWITCH_G1, SWITCH_G2 = 23.0, 700.0  # photons above which a pixel switches its gain
+ADC_MAX = 0x3FFF
+GAIN_CODES = (0, 1, 3)
+SATURATED = 0xC000
+BAD_PIXELS = 2e-5  # share of the pixels whose pedestal is 0
+
+_MODELS = {
+    Size.FOUR_M: "Jungfrau 4M",
+    Size.ONE_M: "Jungfrau 1M",
+    Size.MODULE: "Jungfrau module",
+    Size.TINY: "tiny Jungfrau",
+}
+_SPOTS = {Size.FOUR_M: 120, Size.ONE_M: 60, Size.MODULE: 40, Size.TINY: 5}
+
+
+def frame_spec(settings: SimulatorSettings) -> FrameSpec:
+    """Return what the frames of the simulated detector look like."""
+    match settings.size:
+        case Size.FOUR_M:
+            return jungfrau(8, settings.gap_pixels)
+        case Size.ONE_M:
+            return jungfrau(2, settings.gap_pixels)
+        case Size.MODULE:
+            return jungfrau(1, settings.gap_pixels)
+        case Size.TINY:
+            return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))
+
+
+def simulate_supply(settings: SimulatorSettings) -> Supply:
+    """Make all distinct frames, and the calibration files that belong to them.
+
+    :raises ConfigError: the folder can't be written.
+    """
+    spec = frame_spec(settings)
+    layout = spec.layout
+    if layout is None:
+        raise ConfigError(f"detector.settings.size: {settings.size} has no module layout")
+    random = np.random.default_rng(settings.seed)
+    pedestal, gain = make_calibration(spec, random)
+    _save(Path(settings.folder), pedestal, gain)
+    collector = raw_pixel_of(spec, layout)
+    rate = background_rate(spec, layout, collector, settings.background)
+    module = tuple(
+        pixels + (pixels // chip - 1) * layout.chip_gap
+        for pixels, chip in zip(spec.shape[1:], layout.chip_shape, strict=True)
+    )
+    count = settings.spots or _SPOTS[settings.size]
+    n_hits = round(settings.hit_fraction * settings.n_distinct)
+    hits = set(random.permutation(settings.n_distinct)[:n_hits].tolist())
+    frames, scenes = [], []
+    for number in range(settings.n_distinct):
+        photons = random.poisson(rate).ravel()
+        spots = place_spots(layout, (module[0], module[1]), count, random) if number in hits else []
+        add_spots(photons, collector, spots, random)
+        frame = read_out(photons.reshape(spec.shape), pedestal, gain, random)
+        frames.append(frame)
+        scenes.append(scene(frame, tuple(spots)))
+        log.info("made frame %d of %d", number + 1, settings.n_distinct)
+    return Supply(f"Simulated {_MODELS[settings.size]}", spec, tuple(frames), tuple(scenes))
+
+
+def make_calibration(spec: FrameSpec, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return pedestals in ADU and gains in ADU a photon, each (3, modules, rows, cols)."""
+    shape = (3, *spec.shape)
+    centre = np.array(PEDESTALS, np.float32).reshape(3, 1, 1, 1)
+    pedestal = centre + PEDESTAL_SPREAD * random.standard_normal(shape, np.float32)
+    slope = np.array(GAINS, np.float32).reshape(3, 1, 1, 1)
+    gain = slope * (1 + GAIN_SPREAD * random.standard_normal(shape, np.float32))
+    pedestal[:, random.random(spec.shape, np.float32) < BAD_PIXELS] = 0
+    return pedestal.astype(np.float32), gain.astype(np.float32)
+
+
+def read_out(
+    photons: NDArray[np.int64],
+    pedestal: NDArray[np.float32],
+    gain: NDArray[np.float32],
+    random: np.random.Generator,
+) -> NDArray[np.uint16]:
+    """Return the raw frame that a Jungfrau gives for so many photons (modules, rows, cols)."""
+    signal = photons.astype(np.float32)
+    noise = random.standard_normal(photons.shape, np.float32)
+    adc = pedestal[0] + signal * gain[0] + NOISE[0] * noise
+    raw = np.clip(np.rint(adc), 0, ADC_MAX).astype(np.uint16)
+    for stage, switch in ((1, SWITCH_G1), (2, SWITCH_G2)):
+        above = signal > switch
+        values = pedestal[stage][above] + signal[above] * gain[stage][above] + NOISE[stage] * noise[above]
+        coded = np.clip(np.rint(values), 0, ADC_MAX).astype(np.uint16) | np.uint16(GAIN_CODES[stage] << 14)
+        raw[above] = coded  # a G2 pixel at 0 ADU is SATURATED by itself: code 3, value 0
+    return raw
+
+
+def _save(folder: Path, pedestal: NDArray[np.float32], gain: NDArray[np.float32]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "pedestal.npy", pedestal)
+        np.save(folder / "gain.npy", gain)
+    except OSError as error:
+        raise ConfigError(f"detector.settings.folder: {folder}: {error.strerror}") from error

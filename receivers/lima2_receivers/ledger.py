@@ -1,0 +1,193 @@
+"""What became of every frame: kept as runs, so that a million frames cost little. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from enum import IntEnum
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
+
+from .errors import StateError
+from .topology import Topology
+
+
+class FrameStatus(IntEnum):
+    """What became of a frame. The numbers are those in the files (``frame_status``)."""
+
+    PENDING = 0
+    SAVED = 1
+    VETOED = 2
+    LOST = 3
+    FAILED = 4
+    UNKNOWN = 255
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive rows with one fate.
+
+    :param status: of all of them; never ``PENDING``.
+    :param count: how many, at least 1.
+    :param reason: why they are lost, vetoed or failed; empty for saved ones.
+    """
+
+    status: FrameStatus
+    count: int
+    reason: str = ""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many frames ended how."""
+
+    saved: int = 0
+    vetoed: int = 0
+    lost: int = 0
+    failed: int = 0
+
+    @property
+    def settled(self) -> int:
+        """All that have a terminal status."""
+        return self.saved + self.vetoed + self.lost + self.failed
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.saved + other.saved, self.vetoed + other.vetoed, self.lost + other.lost, self.failed + other.failed
+        )
+
+
+class Ledger:
+    """The fates of one receiver's rows. Rows may settle in any order; each settles once."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._starts: list[int] = []
+        self._settled = 0
+        self._ahead: dict[int, tuple[FrameStatus, str]] = {}
+        self._tally = dict.fromkeys(FrameStatus, 0)
+
+    @property
+    def settled(self) -> int:
+        """How many leading rows are settled."""
+        return self._settled
+
+    @property
+    def counts(self) -> Counts:
+        """How many rows ended how, those that settled ahead of others included."""
+        tally = self._tally
+        return Counts(
+            tally[FrameStatus.SAVED], tally[FrameStatus.VETOED], tally[FrameStatus.LOST], tally[FrameStatus.FAILED]
+        )
+
+    def is_settled(self, row: LocalIdx) -> bool:
+        """Tell whether a row's fate is known."""
+        return row < self._settled or row in self._ahead
+
+    def settle(self, row: LocalIdx, status: FrameStatus, reason: str = "") -> None:
+        """Write down the fate of a row.
+
+        :raises StateError: the row is settled already, or the status is not a fate.
+        """
+        if status is FrameStatus.PENDING:
+            raise StateError(f"row {row}: pending is not a fate")
+        if self.is_settled(row):
+            raise StateError(f"row {row} is settled already, can't become {status.name.lower()}")
+        self._tally[status] += 1
+        self._ahead[row] = (status, reason)
+        while (fate := self._ahead.pop(self._settled, None)) is not None:
+            self._append(Run(fate[0], 1, fate[1]))
+
+    def settle_rest(self, rows: int, status: FrameStatus, reason: str) -> int:
+        """Give every row below ``rows`` that is not settled yet one fate, and return how many those were."""
+        missing = [row for row in range(self._settled, rows) if row not in self._ahead]
+        for row in missing:
+            self.settle(LocalIdx(row), status, reason)
+        return len(missing)
+
+    def runs(self, first: int = 0) -> tuple[Run, ...]:
+        """Return the fates of the leading settled rows from ``first`` on."""
+        if first >= self._settled:
+            return ()
+        at = bisect_right(self._starts, first) - 1
+        head = self._runs[at]
+        head = Run(head.status, self._starts[at] + head.count - first, head.reason)
+        return (head, *self._runs[at + 1 :])
+
+    def extend(self, first: int, runs: tuple[Run, ...]) -> None:
+        """Append fates that another ledger reported.
+
+        :param first: the row that ``runs`` begins at: where this ledger ends, or before, where they overlap.
+        :raises StateError: there is a gap.
+        """
+        if first > self._settled:
+            raise StateError(f"rows {self._settled} to {first - 1} are missing from the report")
+        skip = self._settled - first
+        for run in runs:
+            fresh = run.count - min(skip, run.count)
+            skip -= run.count - fresh
+            if fresh:
+                self._tally[run.status] += fresh
+                self._append(Run(run.status, fresh, run.reason))
+
+    def _append(self, run: Run) -> None:
+        last = self._runs[-1] if self._runs else None
+        if last is not None and (last.status, last.reason) == (run.status, run.reason):
+            self._runs[-1] = Run(last.status, last.count + run.count, last.reason)
+        else:
+            self._starts.append(self._settled)
+            self._runs.append(run)
+        self._settled += run.count
+
+
+class SystemLedger:
+    """The fates of all frames of an acquisition, put together from its receivers' ledgers.
+
+    :param topology: which receiver and row hold a frame.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.parts = tuple(Ledger() for _ in range(topology.n_receivers))
+
+    @property
+    def counts(self) -> Counts:
+        """How many frames ended how, over all receivers."""
+        return sum((part.counts for part in self.parts), Counts())
+
+    def leading(self, announced: int) -> int:
+        """Return how many leading frames are settled on all receivers, ``announced`` at most."""
+        firsts = (
+            self.topology.frame_at(ReceiverIdx(rank), LocalIdx(part.settled)) for rank, part in enumerate(self.parts)
+        )
+        return min(announced, *firsts)
+
+    def statuses(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Return the statuses of the frames ``first`` to ``last`` - 1 (n,), ``PENDING`` where not settled."""
+        found = np.zeros(max(0, last - first), np.uint8)
+        for rank, part in enumerate(self.parts):
+            receiver = ReceiverIdx(rank)
+            begin, end = self.topology.rows(receiver, first), self.topology.rows(receiver, last)
+            row = begin
+            for run in part.runs(begin):
+                stop = min(row + run.count, end)
+                for at in range(row, stop):
+                    found[self.topology.frame_at(receiver, LocalIdx(at)) - first] = run.status
+                row = stop
+                if row >= end:
+                    break
+        return found
+
+    def reasons(self) -> dict[str, int]:
+        """Return how many frames were lost, vetoed or failed for each reason."""
+        tally: dict[str, int] = {}
+        for part in self.parts:
+            for run in part.runs():
+                if run.reason:
+                    tally[run.reason] = tally.get(run.reason, 0) + run.count
+        return tally
+
+    def locate(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx]:
+        """Return which receiver and row hold a frame."""
+        return self.topology.locate(frame)

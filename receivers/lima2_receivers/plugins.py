@@ -1,0 +1,63 @@
+"""Detectors and pipelines by name, found through entry points, so that a user's own package can add one."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+import msgspec
+
+from lima2_processing.pipeline import PipelinePlugin
+
+from .control import DetectorPlugin
+from .errors import ConfigError, PlanError
+from .plan import PipelineChoice, decode_params
+
+T = TypeVar("T", DetectorPlugin, PipelinePlugin)
+
+
+class Registry(Generic[T]):
+    """The plugins of one entry-point group, imported when they are asked for.
+
+    :param group: the entry-point group.
+    :param kind: what its entries must be.
+    """
+
+    def __init__(self, group: str, kind: type[T]) -> None:
+        self._group = group
+        self._kind = kind
+
+    def names(self) -> list[str]:
+        """Return the names of all that are installed, sorted."""
+        return sorted({entry.name for entry in entry_points(group=self._group)})
+
+    def get(self, name: str) -> T:
+        """Import and return a plugin.
+
+        :raises ConfigError: no plugin of that name is installed, or it is not what the group asks for.
+        """
+        found = [entry for entry in entry_points(group=self._group) if entry.name == name]
+        if not found:
+            raise ConfigError(f"no {self._group} plugin {name!r}: installed are {', '.join(self.names()) or 'none'}")
+        try:
+            plugin = found[0].load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{self._group} plugin {name!r} ({found[0].value}) can't be imported: {error}") from error
+        if not isinstance(plugin, self._kind):
+            raise ConfigError(f"{found[0].value}: got {type(plugin).__name__}, expected {self._kind.__name__}")
+        return plugin
+
+
+DETECTORS = Registry("lima2.detectors", DetectorPlugin)
+PIPELINES = Registry("lima2.pipelines", PipelinePlugin)
+
+
+def decode_pipeline(choice: PipelineChoice) -> msgspec.Struct:
+    """Return the parameters of the pipeline that a plan chooses, decoded strictly.
+
+    :raises PlanError: there is no such pipeline, or a parameter is misspelt or out of range.
+    """
+    names = PIPELINES.names()
+    if choice.name not in names:
+        raise PlanError(f"pipeline.name: got {choice.name!r}, expected one of {', '.join(names)}")
+    return decode_params(choice.params, PIPELINES.get(choice.name).params, "pipeline.params")

@@ -1,0 +1,1 @@
+"""The receiver daemon: takes one stream of frames, runs a pipeline on them, and saves."""

@@ -1,0 +1,150 @@
+"""The receiver daemon's shell: commands in, shares made and watched, progress out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import assert_never
+
+from lima2_processing.frame import AcquisitionId
+
+from ..acquisition import State
+from ..config import Config
+from ..errors import StateError
+from ..messages import (
+    Announce,
+    Discard,
+    Done,
+    Forget,
+    GetRow,
+    Hello,
+    Message,
+    Poll,
+    PrepareReceiver,
+    ReceiverProgress,
+    ReceiverRequest,
+    Values,
+    Welcome,
+    decode_receiver_request,
+)
+from ..topology import RoundRobin
+from ..transport.requests import Responder
+from .intake import Intake
+from .ring import FrameRing
+from .share import Share
+from .shares import ShareMaker
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.05
+
+
+class ReceiverDaemon:
+    """One receiver: its ring, its intake, and the shares of the acquisitions that live.
+
+    :param config: of the detector's daemons.
+    :param rank: which receiver this is.
+    :raises ConfigError: an endpoint can't be bound.
+    """
+
+    def __init__(self, config: Config, rank: int) -> None:
+        receiver = config.receivers[rank]
+        self._config = config
+        self._rank = rank
+        self._instance = uuid.uuid4().hex
+        self._shares: dict[AcquisitionId, Share] = {}
+        self._locks: dict[AcquisitionId, asyncio.Lock] = {}
+        self._ring = FrameRing(receiver.ring.slots, receiver.ring.slot_bytes)
+        self._maker = ShareMaker(config, rank, self._ring)
+        place = f"receivers[{rank}]"
+        self._responder = Responder(receiver.commands, f"{place}.commands", decode_receiver_request, self._handle)
+        self._intake = Intake(receiver.data, f"{place}.data", self._ring, lambda: reversed(list(self._shares.values())))
+
+    async def run(self) -> None:
+        """Serve until cancelled; then close all files readable."""
+        self._intake.start()
+        log.info("receiver %d is ready: commands at %s", self._rank, self._config.receivers[self._rank].commands)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._responder.serve())
+                tasks.create_task(self._watch())
+        finally:
+            await self._shut_down()
+
+    async def _shut_down(self) -> None:
+        await self._responder.close()
+        self._intake.close()
+        for acquisition, share in self._shares.items():
+            if share.acquisition.state is not State.CLOSED:
+                log.warning("acquisition %s is closed before its end", acquisition)
+                share.fail(f"receiver {self._rank} was shut down")
+                await asyncio.to_thread(share.close)
+
+    async def _watch(self) -> None:
+        """Do what time decides, and close the shares that are done."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for share in list(self._shares.values()):
+                if share.tick():
+                    await asyncio.to_thread(share.close)
+
+    async def _handle(self, request: ReceiverRequest) -> Message:
+        match request:
+            case Hello():
+                return Welcome(role=f"receiver {self._rank}", instance=self._instance)
+            case PrepareReceiver():
+                return await self._prepare(request)
+            case Announce(acquisition, n_frames, final):
+                self._find(acquisition).announce(n_frames, final)
+                return Done()
+            case Discard(acquisition):
+                async with self._lock(acquisition):
+                    if (share := self._shares.pop(acquisition, None)) is not None:
+                        await asyncio.to_thread(share.discard)
+                self._locks.pop(acquisition, None)
+                return Done()
+            case Forget(acquisition):
+                if (share := self._shares.get(acquisition)) is not None:
+                    if share.acquisition.state is not State.CLOSED:
+                        raise StateError(f"acquisition {acquisition} is {share.acquisition.state}, not closed")
+                    del self._shares[acquisition]
+                self._locks.pop(acquisition, None)
+                return Done()
+            case Poll(cursors):
+                return ReceiverProgress(
+                    instance=self._instance,
+                    acquisitions=tuple(
+                        self._shares[name].progress(name, first)
+                        for name, first in cursors.items()
+                        if name in self._shares
+                    ),
+                    strangers=self._intake.strangers,
+                    free_slots=self._ring.free,
+                )
+            case GetRow(acquisition, row):
+                topology = RoundRobin(len(self._config.receivers))
+                return Values(topology.frame_at(self._rank, row), self._find(acquisition).scalars(row))  # type: ignore[arg-type]
+            case _:
+                assert_never(request)
+
+    async def _prepare(self, request: PrepareReceiver) -> Message:
+        if request.check_only:
+            await asyncio.to_thread(self._maker.check, request.share)
+            return Done()
+        async with self._lock(request.acquisition):
+            if request.acquisition in self._shares:
+                raise StateError(f"acquisition {request.acquisition} is prepared already")
+            share, reply = await asyncio.to_thread(self._maker.make, request.acquisition, request.share)
+            self._shares[request.acquisition] = share
+            return reply
+
+    def _lock(self, acquisition: AcquisitionId) -> asyncio.Lock:
+        """Return the lock that keeps the commands to one acquisition in order."""
+        return self._locks.setdefault(acquisition, asyncio.Lock())
+
+    def _find(self, acquisition: AcquisitionId) -> Share:
+        share = self._shares.get(acquisition)
+        if share is None:
+            raise StateError(f"receiver {self._rank} knows no acquisition {acquisition}")
+        return share

@@ -1,0 +1,129 @@
+"""The thread that takes messages off the detector's stream, into the ring, and hands frames to their acquisitions."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import zmq
+
+from lima2_processing.frame import Frame
+
+from ..errors import ProtocolError
+from ..source import SeriesEnd, Stranger
+from ..transport.endpoints import bind
+from .ring import FrameRing, Slot
+
+log = logging.getLogger(__name__)
+
+RECEIVE_QUEUE = 2  # messages that ZeroMQ may hold beside the ring
+POLL_SECONDS = 0.1  # how soon the thread notices that it is to end
+
+
+class Taker(Protocol):
+    """What takes the frames of one acquisition."""
+
+    def parse(self, message: Sequence[memoryview]) -> list[Frame | SeriesEnd | Stranger]:
+        """Parse a message with the acquisition's own source."""
+        ...
+
+    def accept(self, frame: Frame, slot: Slot) -> bool:
+        """Take a frame and its slot; False: it isn't wanted, and the slot stays with the caller."""
+        ...
+
+    def series_ended(self, end: SeriesEnd) -> None:
+        """Note that the detector has sent everything."""
+        ...
+
+
+class Intake:
+    """Receives from a ZeroMQ PULL socket into ring slots.
+
+    A full ring makes it stop receiving, so that back-pressure reaches the sender.
+
+    :param endpoint: to bind.
+    :param place: of the endpoint in the configuration.
+    :param ring: where frames go.
+    :param takers: returns the acquisitions that live now, the newest first.
+    :raises ConfigError: the endpoint can't be bound.
+    """
+
+    def __init__(self, endpoint: str, place: str, ring: FrameRing, takers: Callable[[], Iterable[Taker]]) -> None:
+        self.strangers = 0
+        self._ring = ring
+        self._takers = takers
+        self._told: set[str] = set()
+        self._stop = threading.Event()
+        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket.linger = 0
+        self._socket.rcvhwm = RECEIVE_QUEUE
+        try:
+            bind(self._socket, endpoint, place)
+        except BaseException:
+            self._socket.close(linger=0)
+            raise
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def start(self) -> None:
+        """Start receiving."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop receiving and close the socket."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self._socket.close(linger=0)
+
+    def _run(self) -> None:
+        slot: Slot | None = None
+        while not self._stop.is_set():
+            slot = slot or self._ring.take(POLL_SECONDS)
+            if slot is None or not self._socket.poll(int(POLL_SECONDS * 1000)):
+                continue
+            if self._deliver(self._receive(slot), slot):
+                slot = None
+        if slot is not None:
+            self._ring.give(slot)
+
+    def _receive(self, slot: Slot) -> list[memoryview]:
+        """Receive one message: all parts but the second as they are, the second into the slot."""
+        parts = [memoryview(self._socket.recv())]
+        while self._socket.getsockopt(zmq.RCVMORE):
+            if len(parts) == 1:
+                size = self._socket.recv_into(slot.memory)
+                parts.append(memoryview(slot.memory.data)[: min(size, self._ring.slot_bytes)])
+            else:
+                parts.append(memoryview(self._socket.recv()))
+        return parts
+
+    def _deliver(self, message: list[memoryview], slot: Slot) -> bool:
+        """Find the acquisition that a message belongs to; True: the slot is taken."""
+        for taker in self._takers():
+            try:
+                items = taker.parse(message)
+            except ProtocolError as error:
+                self._refuse(str(error))
+                return False
+            if any(isinstance(item, Stranger) for item in items):
+                continue
+            taken = False
+            for item in items:
+                match item:
+                    case Frame():
+                        taken |= taker.accept(item, slot)
+                    case SeriesEnd():
+                        taker.series_ended(item)
+                    case Stranger():
+                        pass
+            return taken
+        self._refuse("a message of no acquisition that is known here")
+        return False
+
+    def _refuse(self, why: str) -> None:
+        self.strangers += 1
+        if why not in self._told and len(self._told) < 100:
+            self._told.add(why)
+            log.warning("dropped a message: %s (further ones of this kind are only counted)", why)

@@ -1,0 +1,166 @@
+"""Checking and making shares: everything that a prepare on a receiver does, and undoes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lima2_processing.errors import ParameterError, ProcessingError
+from lima2_processing.frame import AcquisitionId, Constant, Output, ReceiverIdx
+from lima2_processing.pipeline import Calibration, Pipeline
+
+from ..acquisition import Acquisition, Event
+from ..config import Config
+from ..errors import PipelineError, PlanError
+from ..messages import ConstantInfo, ReceiverPrepared
+from ..plan import ReceiverPlan, decode_params, raw_output
+from ..plugins import DETECTORS, PIPELINES, decode_pipeline
+from ..saving.names import check_files, confine, part_names
+from ..saving.part import PartFiles
+from ..topology import RoundRobin
+from .calibration import load_calibration
+from .ring import FrameRing
+from .share import Share
+
+if TYPE_CHECKING:
+    from lima2_processing.device import Device
+
+log = logging.getLogger(__name__)
+
+
+class ShareMaker:
+    """Turns plans into shares. Its methods block; the daemon runs them in threads.
+
+    :param config: of the detector's daemons.
+    :param rank: of this receiver.
+    :param ring: where frames wait.
+    """
+
+    def __init__(self, config: Config, rank: int, ring: FrameRing) -> None:
+        self._config = config
+        self._rank = rank
+        self._receiver = config.receivers[rank]
+        self._ring = ring
+        self._detector = DETECTORS.get(config.detector.plugin)
+        self._device: Device | None = None
+
+    def check(self, plan: ReceiverPlan) -> None:
+        """See whether a share could be made, without making anything.
+
+        :raises ReceiverError: it couldn't; the message says why.
+        """
+        if (plan.rank, plan.n_receivers) != (self._rank, len(self._config.receivers)):
+            raise PlanError(
+                f"got the share of receiver {plan.rank} of {plan.n_receivers}, "
+                f"this is receiver {self._rank} of {len(self._config.receivers)}"
+            )
+        if plan.frame_spec.nbytes > self._ring.slot_bytes:
+            raise PlanError(
+                f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
+                f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
+            )
+        decode_params(plan.plan.detector, self._detector.params, "detector")
+        saving = plan.plan.saving
+        confine(saving.base_path, self._config.saving.roots)
+        streams = {"raw", "dense", "sparse", "results"} if plan.plan.pipeline else {"raw"}
+        check_files(
+            Path(saving.base_path),
+            part_names(saving.filename_prefix, self._rank, streams).values(),
+            saving.file_exists_policy,
+        )
+        if plan.plan.pipeline is not None:
+            load_calibration(decode_pipeline(plan.plan.pipeline))
+
+    def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
+        """Make pipeline, files and threads of a share.
+
+        :raises ReceiverError: something doesn't fit; nothing is left behind.
+        """
+        self.check(plan)
+        machine = Acquisition(f"acquisition {acquisition} on receiver {self._rank}")
+        pipeline = self._make_pipeline(plan)
+        try:
+            outputs: tuple[Output, ...] = (raw_output(plan.frame_spec),)
+            constants: tuple[Constant, ...] = ()
+            if pipeline is not None:
+                outputs += pipeline.outputs()
+                constants = pipeline.constants()
+            _check_streams(plan, outputs)
+            files = PartFiles(
+                folder=Path(plan.plan.saving.base_path),
+                rank=self._rank,
+                saving=plan.plan.saving,
+                outputs=outputs,
+                constants=constants,
+                metadata=self._metadata(acquisition),
+            )
+        except BaseException:
+            if pipeline is not None:
+                pipeline.close()
+            raise
+        share = Share(
+            acquisition=machine,
+            rank=ReceiverIdx(self._rank),
+            topology=RoundRobin(plan.n_receivers),
+            source=self._detector.load_source()(
+                decode_params(plan.plan.detector, self._detector.params, "detector"), plan.frame_spec, plan.series
+            ),
+            pipeline=pipeline,
+            outputs=outputs,
+            files=files,
+            ring=self._ring,
+            batch=self._receiver.batch,
+            encoders=self._receiver.encoders,
+            flush_period=self._config.saving.flush_period,
+            drain_timeout=self._config.deadlines.drain,
+        )
+        machine.handle(Event.READY)
+        share.start()
+        return share, ReceiverPrepared(
+            outputs=outputs,
+            constants=tuple(
+                ConstantInfo(c.name, c.data.dtype.str, c.data.shape, c.stream, c.unit, c.label) for c in constants
+            ),
+            files=files.names,
+            device=self._device.name if pipeline is not None and self._device is not None else "",
+        )
+
+    def _metadata(self, acquisition: AcquisitionId) -> dict[str, str]:
+        return {
+            "acquisition": acquisition,
+            "detector": self._config.detector.name,
+            "instrument": self._config.detector.instrument,
+        }
+
+    def _make_pipeline(self, plan: ReceiverPlan) -> Pipeline[msgspec.Struct] | None:
+        if plan.plan.pipeline is None:
+            return None
+        params = decode_pipeline(plan.plan.pipeline)
+        files: Mapping[str, Calibration] = load_calibration(params)
+        kind = PIPELINES.get(plan.plan.pipeline.name).load()
+        try:
+            return kind(params, plan.frame_spec, self._open_device(), files)
+        except ParameterError as error:
+            raise PlanError(str(error)) from error
+        except ProcessingError as error:
+            raise PipelineError(f"receiver {self._rank}: {error}") from error
+
+    def _open_device(self) -> Device:
+        """Return this process's device, opened when first needed and kept for all acquisitions."""
+        from lima2_processing.device import open_device  # imports OpenCL, which the daemon's settings must precede
+
+        if self._device is None:
+            self._device = open_device(self._receiver.opencl.device)
+            log.info("OpenCL device: %s", self._device.name)
+        return self._device
+
+
+def _check_streams(plan: ReceiverPlan, outputs: tuple[Output, ...]) -> None:
+    streams = {output.stream for output in outputs}
+    for name in plan.plan.saving.streams:
+        if name not in streams:
+            raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")

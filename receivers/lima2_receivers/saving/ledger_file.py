@@ -1,0 +1,101 @@
+"""The ledger's file: what became of each frame, readable while the acquisition runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import AcquisitionId, FrameIdx
+
+from ..acquisition import Outcome
+from ..ledger import Counts, FrameStatus
+from ..plan import FileExistsPolicy
+from ..topology import Topology
+from .h5 import create, group, growing, saving_errors
+
+CHUNK_ROWS = 1024
+COLUMNS: dict[str, tuple[str, float]] = {  # dtype and fill of each column
+    "frame_number": ("<u8", np.iinfo("<u8").max),
+    "frame_status": ("|u1", FrameStatus.UNKNOWN),
+    "receiver": ("<u2", np.iinfo("<u2").max),
+    "row": ("<u8", np.iinfo("<u8").max),
+    "timestamp": ("<f8", np.nan),
+}
+GROUP = "/entry_0000/ledger"
+
+
+class LedgerSummary(msgspec.Struct, frozen=True):
+    """The sum of a closed acquisition; in its file as JSON, dataset ``summary``."""
+
+    acquisition: AcquisitionId
+    announced: int
+    announced_by: str
+    counts: Counts
+    reasons: dict[str, int]
+    outcome: Outcome
+    reason: str
+
+
+class LedgerFile:
+    """One row a frame, in the order of frames; ``COLUMNS`` says which columns.
+
+    :param path: of the new file.
+    :param topology: which receiver and row hold a frame.
+    :param policy: what to do where the file exists.
+    :raises SavingError: the file can't be made.
+    """
+
+    def __init__(self, path: Path, topology: Topology, policy: FileExistsPolicy = FileExistsPolicy.ABORT) -> None:
+        self._path = path
+        self._topology = topology
+        self._rows = 0
+        self._file = create(path, policy)
+        with saving_errors(path, "making"):
+            group(self._file, "entry_0000", "NXentry")
+            place = group(self._file, GROUP, "NXcollection")
+            self._columns = {
+                name: growing(place, name, (), dtype, fill, CHUNK_ROWS) for name, (dtype, fill) in COLUMNS.items()
+            }
+            self._file.swmr_mode = True
+
+    def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> None:
+        """Write the next frames.
+
+        :param statuses: what became of them (n,).
+        :param timestamps: seconds since the epoch (n,).
+        """
+        first, last = self._rows, self._rows + len(statuses)
+        places = [self._topology.locate(FrameIdx(frame)) for frame in range(first, last)]
+        values = {
+            "frame_number": np.arange(first, last),
+            "frame_status": statuses,
+            "receiver": [receiver for receiver, _ in places],
+            "row": [row for _, row in places],
+            "timestamp": timestamps,
+        }
+        with saving_errors(self._path, "writing"):
+            for name, column in self._columns.items():
+                column.resize(last, axis=0)
+                column[first:last] = values[name]
+        self._rows = last
+
+    def flush(self) -> None:
+        """Make everything that was appended readable by other processes, also after a kill."""
+        with saving_errors(self._path, "flushing"):
+            self._file.flush()
+
+    def close(self, summary: LedgerSummary) -> None:
+        """Close the file, with its sum. SWMR can't add a dataset, so that the file is opened once more for it."""
+        with saving_errors(self._path, "closing"):
+            self._file.close()
+            with h5py.File(self._path, "r+", libver="latest", locking=False) as reopened:
+                reopened.require_group(GROUP)["summary"] = msgspec.json.encode(summary).decode()
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""The master file: all receivers' data as one, by virtual datasets. Made once, before the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import msgspec
+import numpy as np
+
+from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind
+
+from ..messages import ConstantInfo, Dataset
+from ..plan import AcquisitionPlan
+from .h5 import create, group, saving_errors
+from .ledger_file import COLUMNS, GROUP
+from .part import chunk_rows, dataset_path, group_name
+
+ENTRY = "/entry_0000"
+MEASUREMENT = f"{ENTRY}/measurement"
+DATA = "data"  # the name of the main image in ``measurement``, as LImA2 has it
+_READ_BYTES = 4 * 1024 * 1024  # what a reader best asks for together
+
+
+class MasterInfo(msgspec.Struct, frozen=True):
+    """What a master file is made from.
+
+    :param model: of the detector.
+    :param outputs: everything that a frame gives.
+    :param constants: what part files hold once.
+    :param files: stream to part file name, one mapping a receiver.
+    :param ledger: name of the ledger file.
+    :param device: name of each receiver's OpenCL device.
+    """
+
+    acquisition: AcquisitionId
+    detector: str
+    instrument: str
+    model: str
+    plan: AcquisitionPlan
+    frame_spec: FrameSpec
+    outputs: tuple[Output, ...]
+    constants: tuple[ConstantInfo, ...]
+    files: tuple[dict[str, str], ...]
+    ledger: str
+    device: tuple[str, ...]
+
+
+def write_master(path: Path, info: MasterInfo) -> tuple[Dataset, ...]:
+    """Write a master file and return what it shows.
+
+    :raises SavingError: it can't be written.
+    """
+    saved = [output for output in info.outputs if output.stream in info.files[0]]
+    with create(path, info.plan.saving.file_exists_policy) as master, saving_errors(path, "making"):
+        master.attrs["default"] = "entry_0000"
+        entry = group(master, "entry_0000", "NXentry")
+        entry["title"] = f"{info.detector} {info.acquisition}"
+        measurement = group(entry, "measurement", "NXdata")
+        entry.attrs["default"] = "measurement"
+        datasets = [
+            _link_output(measurement, info, output, _name_in_measurement(output, saved))
+            for output in saved
+            if output.kind is not OutputKind.SPARSE
+        ]
+        datasets += [_link_column(measurement, info.ledger, name) for name in COLUMNS]
+        for rank, files in enumerate(info.files):
+            if "sparse" in files:
+                measurement[f"sparse_{rank}"] = h5py.ExternalLink(files["sparse"], f"{ENTRY}/{group_name('sparse')}")
+        for constant in info.constants:
+            _link_constant(measurement, info, constant)
+        if any(dataset.name == DATA for dataset in datasets) or DATA in measurement:
+            measurement.attrs["signal"] = DATA
+        _describe(entry, measurement, info)
+    return tuple(datasets)
+
+
+def _name_in_measurement(output: Output, saved: list[Output]) -> str:
+    """Return ``data`` for the main image: the dense one, else the raw one."""
+    images = [other.name for other in saved if other.kind is OutputKind.IMAGE]
+    main = "dense" if "dense" in images else (images[0] if images else "")
+    return DATA if output.name == main else output.name
+
+
+def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> Dataset:
+    """Interleave the receivers' rows: frame i is row i // n of receiver i % n, whatever their lengths are now."""
+    n = len(info.files)
+    layout = h5py.VirtualLayout((n, *output.shape), output.dtype, maxshape=(None, *output.shape))
+    for rank, files in enumerate(info.files):
+        source = h5py.VirtualSource(
+            files[output.stream],
+            dataset_path(output),
+            shape=(1, *output.shape),
+            dtype=output.dtype,
+            maxshape=(None, *output.shape),
+        )
+        layout[rank : h5py.h5s.UNLIMITED : n] = source[0 : h5py.h5s.UNLIMITED]
+    made = measurement.create_virtual_dataset(name, layout, fillvalue=output.fill)
+    made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
+    row_bytes = max(1, int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
+    rows = chunk_rows(output) * n if output.kind is not OutputKind.IMAGE else max(1, _READ_BYTES // row_bytes)
+    return Dataset(
+        name=output.name,
+        path=f"{MEASUREMENT}/{name}",
+        kind=output.kind,
+        dtype=output.dtype,
+        shape=output.shape,
+        chunk_frames=rows,
+        unit=output.unit,
+        label=output.label,
+        hinted=output.hinted,
+    )
+
+
+def _link_column(measurement: h5py.Group, ledger: str, name: str) -> Dataset:
+    dtype, fill = COLUMNS[name]
+    layout = h5py.VirtualLayout((1,), dtype, maxshape=(None,))
+    source = h5py.VirtualSource(ledger, f"{GROUP}/{name}", shape=(1,), dtype=dtype, maxshape=(None,))
+    layout[0 : h5py.h5s.UNLIMITED] = source[0 : h5py.h5s.UNLIMITED]
+    measurement.create_virtual_dataset(name, layout, fillvalue=fill)
+    return Dataset(
+        name=name,
+        path=f"{MEASUREMENT}/{name}",
+        kind=OutputKind.SCALAR,
+        dtype=dtype,
+        shape=(),
+        chunk_frames=1024,
+        label=name.replace("_", " "),
+    )
+
+
+def _link_constant(measurement: h5py.Group, info: MasterInfo, constant: ConstantInfo) -> None:
+    """Show a constant of the first receiver's part file; all receivers have the same."""
+    name = info.files[0].get(constant.stream)
+    if name is None:
+        return
+    layout = h5py.VirtualLayout(constant.shape, constant.dtype)
+    path = f"{ENTRY}/{group_name(constant.stream)}/{constant.name}"
+    layout[...] = h5py.VirtualSource(name, path, shape=constant.shape, dtype=constant.dtype)
+    made = measurement.create_virtual_dataset(constant.name, layout)
+    made.attrs["units"], made.attrs["long_name"] = constant.unit, constant.label
+
+
+def _describe(entry: h5py.Group, measurement: h5py.Group, info: MasterInfo) -> None:
+    """Add what a person and NeXus want to know: instrument, detector, parameters."""
+    instrument = group(entry, info.instrument, "NXinstrument")
+    instrument["name"] = info.instrument
+    detector = group(instrument, info.detector, "NXdetector")
+    plot = group(detector, "plot", "NXdata")
+    if DATA in measurement:
+        detector[DATA] = measurement[DATA]
+        plot[DATA] = measurement[DATA]
+        plot.attrs["signal"] = DATA
+    spec = info.frame_spec
+    detector["description"] = info.model
+    detector["count_time"] = info.plan.acquisition.expo_time
+    detector["count_time"].attrs["units"] = "s"
+    for axis, size in zip(("y_pixel_size", "x_pixel_size"), spec.pixel_size, strict=True):
+        detector[axis] = size
+        detector[axis].attrs["units"] = "m"
+    about = group(detector, "detector_information", "NXcollection")
+    about["frame_spec"] = msgspec.json.encode(spec).decode()
+    about["opencl_device"] = [name.encode() for name in info.device]
+    params = group(detector, "params", "NXcollection")
+    params["acquisition"] = msgspec.json.encode(info.plan.acquisition).decode()
+    params["saving"] = msgspec.json.encode(info.plan.saving).decode()
+    if info.plan.pipeline is not None:
+        processing = {
+            "name": info.plan.pipeline.name,
+            "params": msgspec.msgpack.decode(info.plan.pipeline.params),
+        }
+        params["processing"] = msgspec.json.encode(processing).decode()

@@ -1,0 +1,276 @@
+"""The files of one acquisition on one receiver: one per stream, readable while they are written.
+
+A row is a frame of this receiver's share. Images go to their row at once, as chunks that were compressed elsewhere;
+what is small waits for ``flush`` and goes out in runs. Rows that were skipped have no data and read as fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, SparseFrame
+
+from ..errors import SavingError
+from ..plan import Compression, SavingParams
+from .codecs import Chunk, encode
+from .h5 import create, group, growing, saving_errors
+from .names import part_names
+from .sparse import SparseColumns
+
+SPARSE_GROUP = "sparse_frames"  # the name that pyFAI and FabIO look for
+_CHUNK_BYTES = 256 * 1024  # of tables and profiles
+_MAX_CHUNK_ROWS = 1024
+
+Value = Chunk | NDArray[np.generic] | SparseFrame
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One frame's values as they go to the files.
+
+    :param row: where.
+    :param values: by output name; images are encoded chunks.
+    """
+
+    row: LocalIdx
+    values: Mapping[str, Value]
+
+
+def dataset_path(output: Output) -> str:
+    """Return where a part file holds an output."""
+    return f"/entry_0000/{group_name(output.stream)}/{output.name}"
+
+
+def group_name(stream: str) -> str:
+    """Return the group of a part file that holds a stream's datasets."""
+    return SPARSE_GROUP if stream == "sparse" else stream
+
+
+def chunk_rows(output: Output) -> int:
+    """Return how many rows a chunk of an output's dataset holds."""
+    if output.kind is OutputKind.IMAGE:
+        return 1
+    row_bytes = max(1, int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
+    return max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
+
+
+class PartFiles:
+    """All files of one acquisition on one receiver. Made empty; used by one thread, but for ``encode``.
+
+    :param folder: where; made if it is missing.
+    :param rank: of the receiver.
+    :param saving: which streams are saved, and how.
+    :param outputs: everything that a frame gives.
+    :param constants: what is saved once.
+    :param metadata: text that goes into every file, by name.
+    :raises SavingError: a file can't be made; none is left behind.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        saving: SavingParams,
+        outputs: Sequence[Output],
+        constants: Sequence[Constant],
+        metadata: Mapping[str, str],
+    ) -> None:
+        streams = {output.stream for output in outputs}
+        enabled = sorted(stream for stream in streams if saving.stream(stream).enabled)
+        self.names = part_names(saving.filename_prefix, rank, enabled)
+        self._outputs = {output.name: output for output in outputs if output.stream in self.names}
+        self._compression = {stream: saving.stream(stream).compression for stream in enabled}
+        self._rows = 0
+        self._streams: dict[str, _StreamFile] = {}
+        self._made: list[Path] = []
+        try:
+            for stream, name in self.names.items():
+                mine = [output for output in self._outputs.values() if output.stream == stream]
+                opened = create(folder / name, saving.file_exists_policy)
+                self._made.append(folder / name)
+                self._streams[stream] = _StreamFile(folder / name, opened, stream, mine, self._compression[stream])
+                self._streams[stream].begin([c for c in constants if c.stream == stream], metadata)
+        except BaseException:
+            self.discard()
+            raise
+
+    def encode(self, values: Mapping[str, NDArray[np.generic] | SparseFrame]) -> dict[str, Value]:
+        """Return the values of those outputs that are saved, images compressed. Any thread may call it.
+
+        :raises SavingError: an output is missing, or a value has another shape or type than was declared.
+        """
+        encoded: dict[str, Value] = {}
+        for name, output in self._outputs.items():
+            value = values.get(name)
+            if value is None:
+                raise SavingError(f"output {name}: got nothing, expected {output.dtype} {output.shape}")
+            if not isinstance(value, SparseFrame):
+                value = np.asarray(value)
+                if value.shape != output.shape or value.dtype != np.dtype(output.dtype):
+                    got = f"{value.dtype.str} {value.shape}"
+                    raise SavingError(f"output {name}: got {got}, expected {output.dtype} {output.shape}")
+                if output.kind is OutputKind.IMAGE:
+                    encoded[name] = encode(self._compression[output.stream], value)
+                    continue
+            encoded[name] = value
+        return encoded
+
+    def write(self, rows: Sequence[EncodedRow]) -> None:
+        """Write rows, in any order, each once.
+
+        :raises SavingError: a file can't be written.
+        """
+        for row in rows:
+            self._rows = max(self._rows, row.row + 1)
+            for stream in self._streams.values():
+                stream.write(row)
+
+    def skip(self, row: LocalIdx) -> None:
+        """Note that a row will have no data."""
+        self._rows = max(self._rows, row + 1)
+        for stream in self._streams.values():
+            stream.skip(row)
+
+    def flush(self) -> None:
+        """Make all leading rows that were written or skipped readable by other processes, also after a kill.
+
+        :raises SavingError: a file can't be written.
+        """
+        for stream in self._streams.values():
+            stream.flush(self._rows)
+
+    def close(self, rows: int) -> None:
+        """Extend every dataset to ``rows`` and close the files. Closed already, it does nothing.
+
+        :raises SavingError: a file can't be written; the others are closed all the same.
+        """
+        failure: SavingError | None = None
+        for stream in self._streams.values():
+            try:
+                stream.close(max(rows, self._rows))
+            except SavingError as error:
+                failure = failure or error
+        self._streams.clear()
+        if failure is not None:
+            raise failure
+
+    def discard(self) -> None:
+        """Close and remove the files that this object made."""
+        for stream in self._streams.values():
+            stream.abandon()
+        self._streams.clear()
+        for path in self._made:
+            path.unlink(missing_ok=True)
+
+
+class _StreamFile:
+    """One stream's file."""
+
+    def __init__(
+        self, path: Path, opened: h5py.File, stream: str, outputs: Sequence[Output], compression: Compression
+    ) -> None:
+        self.path = path
+        self._file = opened
+        self._name = stream
+        self._outputs = outputs
+        self._compression = compression
+        self._datasets: dict[str, h5py.Dataset] = {}
+        self._small: dict[int, Mapping[str, Value]] = {}  # rows that wait for the next flush
+        self._sparse: SparseColumns | None = None
+
+    def begin(self, constants: Sequence[Constant], metadata: Mapping[str, str]) -> None:
+        """Make all datasets, then let readers in."""
+        with saving_errors(self.path, "making"):
+            self._file.attrs["default"] = "entry_0000"
+            entry = group(self._file, "entry_0000", "NXentry")
+            name = group_name(self._name)
+            data = group(entry, name, "NXdata")
+            entry.attrs["default"] = name
+            for key, text in metadata.items():
+                entry[key] = text
+            for constant in constants:
+                made = data.create_dataset(constant.name, data=constant.data)
+                made.attrs["units"], made.attrs["long_name"] = constant.unit, constant.label
+            for output in self._outputs:
+                self._declare(data, output)
+            self._file.swmr_mode = True
+
+    def _declare(self, data: h5py.Group, output: Output) -> None:
+        if output.kind is OutputKind.SPARSE:
+            self._sparse = SparseColumns(self.path, data, output)
+            return
+        compression = self._compression if output.kind is OutputKind.IMAGE else Compression.NONE
+        made = growing(data, output.name, output.shape, output.dtype, output.fill, chunk_rows(output), compression)
+        made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
+        if "signal" not in data.attrs and self._sparse is None:
+            data.attrs["signal"] = output.name
+        self._datasets[output.name] = made
+
+    def write(self, row: EncodedRow) -> None:
+        """Write images now, keep the rest for the next flush."""
+        small: dict[str, Value] = {}
+        with saving_errors(self.path, "writing"):
+            for output in self._outputs:
+                value = row.values[output.name]
+                if isinstance(value, SparseFrame):
+                    if self._sparse is not None:
+                        self._sparse.put(row.row, value)
+                elif isinstance(value, np.ndarray):
+                    small[output.name] = value
+                else:
+                    dataset = self._datasets[output.name]
+                    if dataset.shape[0] <= row.row:
+                        dataset.resize(row.row + 1, axis=0)
+                    dataset.id.write_direct_chunk((row.row, *(0 for _ in output.shape)), value)
+        self._small[row.row] = small
+
+    def skip(self, row: LocalIdx) -> None:
+        if self._sparse is not None:
+            self._sparse.put(row, None)
+
+    def flush(self, rows: int) -> None:
+        with saving_errors(self.path, "flushing"):
+            for first, values in _runs(self._small):
+                for name in values[0]:
+                    dataset = self._datasets[name]
+                    if dataset.shape[0] < first + len(values):
+                        dataset.resize(first + len(values), axis=0)
+                    dataset[first : first + len(values)] = np.stack([value[name] for value in values])
+            self._small.clear()
+            for dataset in self._datasets.values():
+                if dataset.shape[0] < rows:
+                    dataset.resize(rows, axis=0)
+            if self._sparse is not None:
+                self._sparse.flush()
+            self._file.flush()
+
+    def close(self, rows: int) -> None:
+        try:
+            if self._sparse is not None:
+                self._sparse.finish(rows)
+            self.flush(rows)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        with saving_errors(self.path, "closing"):
+            self._file.close()
+
+
+def _runs(rows: Mapping[int, Mapping[str, Value]]) -> list[tuple[int, list[Mapping[str, NDArray[np.generic]]]]]:
+    """Split rows into runs of consecutive ones: (first row, values)."""
+    found: list[tuple[int, list[Mapping[str, NDArray[np.generic]]]]] = []
+    for row in sorted(rows):
+        values: Mapping[str, NDArray[np.generic]] = {k: v for k, v in rows[row].items() if isinstance(v, np.ndarray)}
+        if found and found[-1][0] + len(found[-1][1]) == row:
+            found[-1][1].append(values)
+        else:
+            found.append((row, [values]))
+    return found

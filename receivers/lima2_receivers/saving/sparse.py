@@ -1,0 +1,79 @@
+"""The columns of sparse frames, as in pyFAI's ``sparsify-Bragg`` files: ``frame_ptr``, ``index``, ``intensity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lima2_processing.frame import LocalIdx, Output, SparseFrame
+
+from ..errors import SavingError
+from .h5 import growing
+
+_CHUNK_PIXELS = 65536
+_CHUNK_FRAMES = 1024
+
+
+class SparseColumns:
+    """Appends sparse frames in the order of rows; a row that comes early waits for those before it.
+
+    :param path: of the file, for errors.
+    :param data: the group that holds the columns.
+    :param output: the sparse output.
+    """
+
+    def __init__(self, path: Path, data: h5py.Group, output: Output) -> None:
+        self._path = path
+        self._dtype = np.dtype(output.dtype)
+        self._waiting: dict[int, SparseFrame | None] = {}
+        self._rows = 0
+        self._pixels = 0
+        data.attrs["dataformat"] = "sparsify-Bragg"
+        data.attrs["signal"] = "background_avg"
+        data.attrs["axes"] = [".", "radius"]
+        self._index = growing(data, "index", (), "<u4", 0, _CHUNK_PIXELS)
+        self._intensity = growing(data, "intensity", (), output.dtype, output.fill, _CHUNK_PIXELS)
+        self._intensity.attrs["units"] = output.unit
+        self._frame_ptr = growing(data, "frame_ptr", (), "<u8", 0, _CHUNK_FRAMES)
+        self._frame_ptr.resize(1, axis=0)
+        self._frame_ptr[0] = 0
+
+    def put(self, row: LocalIdx, frame: SparseFrame | None) -> None:
+        """Take a row's pixels; None: it has none, since it was lost or vetoed.
+
+        :raises SavingError: the row was put before.
+        """
+        if row < self._rows or row in self._waiting:
+            raise SavingError(f"{self._path}: sparse row {row} came twice")
+        self._waiting[row] = frame
+
+    def flush(self) -> None:
+        """Write the leading rows: pixels first, so that a reader's ``frame_ptr`` never points past the data."""
+        frames: list[SparseFrame | None] = []
+        while self._rows + len(frames) in self._waiting:
+            frames.append(self._waiting.pop(self._rows + len(frames)))
+        if not frames:
+            return
+        sizes = [0 if frame is None else len(frame.index) for frame in frames]
+        ends = self._pixels + np.cumsum(sizes, dtype=np.int64)
+        present = [frame for frame in frames if frame is not None and len(frame.index)]
+        if present:
+            for column, parts in (
+                (self._index, [frame.index for frame in present]),
+                (self._intensity, [frame.intensity.astype(self._dtype, copy=False) for frame in present]),
+            ):
+                column.resize(int(ends[-1]), axis=0)
+                column[self._pixels :] = np.concatenate(parts)
+                column.flush()
+        last = self._rows + len(frames)
+        self._frame_ptr.resize(last + 1, axis=0)
+        self._frame_ptr[self._rows + 1 : last + 1] = ends
+        self._rows, self._pixels = last, int(ends[-1])
+
+    def finish(self, rows: int) -> None:
+        """Give every row up to ``rows`` that never came no pixels, and write all."""
+        for row in range(self._rows, rows):
+            self._waiting.setdefault(row, None)
+        self.flush()

@@ -1,0 +1,56 @@
+"""Which receiver and row hold a frame, and back. Pure arithmetic."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
+
+
+class Topology(Protocol):
+    """How the frames of an acquisition spread over receivers."""
+
+    @property
+    def n_receivers(self) -> int:
+        """How many receivers share the frames."""
+        ...
+
+    def locate(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx]:
+        """Return which receiver owns a frame, and its row in that receiver's files."""
+        ...
+
+    def frame_at(self, receiver: ReceiverIdx, row: LocalIdx) -> FrameIdx:
+        """Return the frame in a row of a receiver's files: the inverse of ``locate``."""
+        ...
+
+    def rows(self, receiver: ReceiverIdx, n_frames: int) -> int:
+        """Return how many of the frames 0 to ``n_frames`` - 1 a receiver owns."""
+        ...
+
+
+class RoundRobin(msgspec.Struct, frozen=True):
+    """Consecutive frames go to consecutive receivers; a lost frame shifts nothing. One receiver: it owns all.
+
+    :param n_receivers: how many receivers share the frames, at least 1.
+    """
+
+    n_receivers: int
+
+    def __post_init__(self) -> None:
+        if self.n_receivers < 1:
+            raise ValueError(f"n_receivers: got {self.n_receivers}, expected at least 1")
+
+    def locate(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx]:
+        """Return which receiver owns a frame, and its row there."""
+        row, receiver = divmod(frame, self.n_receivers)
+        return ReceiverIdx(receiver), LocalIdx(row)
+
+    def frame_at(self, receiver: ReceiverIdx, row: LocalIdx) -> FrameIdx:
+        """Return the frame in a row of a receiver's files."""
+        return FrameIdx(row * self.n_receivers + receiver)
+
+    def rows(self, receiver: ReceiverIdx, n_frames: int) -> int:
+        """Return how many of the first ``n_frames`` frames a receiver owns."""
+        return max(0, -(-(n_frames - receiver) // self.n_receivers))

@@ -1,0 +1,1 @@
+"""Sockets: what carries bytes between processes."""

@@ -1,0 +1,60 @@
+"""Binding endpoints, with the checks that ZeroMQ leaves out."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+
+from ..errors import ConfigError
+
+
+def bind(target: zmq.SyncSocket | zmq.asyncio.Socket, endpoint: str, place: str) -> None:
+    """Bind a ZeroMQ socket to an endpoint.
+
+    ZeroMQ takes over the path of an ``ipc`` endpoint that another process serves, without an error; this refuses it. A
+    socket file that nobody serves is removed, and a missing folder is made for this user alone.
+
+    :param target: the socket.
+    :param endpoint: ``ipc://PATH`` or ``tcp://HOST:PORT``.
+    :param place: of the endpoint in the configuration, for the error.
+    :raises ConfigError: another process serves the endpoint, or it can't be bound for another reason.
+    """
+    if endpoint.startswith("ipc://"):
+        _clear_path(Path(endpoint.removeprefix("ipc://")), endpoint, place)
+    try:
+        target.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"{place}: {endpoint} is in use by another process") from error
+        raise ConfigError(f"{place}: {endpoint} can't be bound: {error.strerror}") from error
+
+
+def _clear_path(path: Path, endpoint: str, place: str) -> None:
+    try:
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, parents=True)
+        if not path.exists():
+            return
+        if not path.is_socket():
+            raise ConfigError(f"{place}: {endpoint}: {path} is there and is not a socket")
+        if _is_served(path):
+            raise ConfigError(f"{place}: {endpoint} is in use by another process")
+        path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{place}: {endpoint} can't be bound: {error.strerror}") from error
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except TimeoutError:
+            return True
+    return True
