@@ -1,0 +1,42 @@
+"""The ``lima2`` command line: what operators need on any host, and what other packages add to it."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import entry_points
+
+import typer
+
+from .operations import state, stop
+
+log = logging.getLogger(__name__)
+
+COMMANDS = "lima2.commands"  # entry points of subcommands that other packages add
+
+app = typer.Typer(
+    help="Distributed acquisition and processing for fast 2D X-ray detectors.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(state)
+app.command()(stop)
+
+
+def _add_commands() -> None:
+    """Add the subcommands of installed packages; one whose extra is not installed is left out."""
+    for entry in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
+        try:
+            command = entry.load()
+        except ImportError as error:
+            log.debug("lima2 %s is left out: %s", entry.name, error)
+            continue
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    _add_commands()
+    app()

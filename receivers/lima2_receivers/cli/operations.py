@@ -1,0 +1,102 @@
+"""``lima2 state`` and ``lima2 stop``: looking at a running system, and ending an acquisition that nobody owns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lima2_processing.frame import AcquisitionId
+from lima2_receivers.client import ConductorClient
+from lima2_receivers.config import load_config
+from lima2_receivers.daemons import BAD_START
+from lima2_receivers.errors import ReceiverError, StateError
+from lima2_receivers.messages import AcquisitionState, SystemState
+
+T = TypeVar("T")
+
+ConfigPath = Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def state(config: ConfigPath, json: Json = False) -> None:
+    """Show what a detector, its receivers and its acquisitions are doing."""
+
+    async def look(client: ConductorClient) -> SystemState | None:
+        return client.state
+
+    found = _with_client(config, look)
+    if json:
+        typer.echo(msgspec.json.encode(found).decode())
+    elif found is not None:
+        Console().print(*_tables(found), sep="\n")
+
+
+def stop(
+    config: ConfigPath,
+    acquisition: Annotated[str, typer.Argument(help="Id of the acquisition; by default the one that is live.")] = "",
+    json: Json = False,
+) -> None:
+    """Stop an acquisition, wait until its files are closed, and say how it ended."""
+
+    async def end(client: ConductorClient) -> AcquisitionState:
+        return await client.stop(AcquisitionId(acquisition) if acquisition else _live(client.state))
+
+    final = _with_client(config, end)
+    if json:
+        typer.echo(msgspec.json.encode(final).decode())
+    else:
+        counts = final.counts
+        typer.echo(f"acquisition {final.acquisition}: {final.outcome} {final.reason}".rstrip())
+        typer.echo(
+            f"{final.announced} frames announced: {counts.saved} saved, {counts.vetoed} vetoed, {counts.lost} lost, "
+            f"{counts.failed} failed"
+        )
+
+
+def _with_client(config: Path, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
+    async def run() -> T:
+        settings = load_config(config)
+        client = ConductorClient(settings.conductor.commands, settings.conductor.state, name="lima2")
+        await client.connect()
+        try:
+            return await use(client)
+        finally:
+            await client.close()
+
+    try:
+        return asyncio.run(run())
+    except ReceiverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_START) from error
+
+
+def _live(state: SystemState | None) -> AcquisitionId:
+    """Return the only acquisition that lives.
+
+    :raises StateError: there is none, or more than one.
+    """
+    live = [found.acquisition for found in state.acquisitions if found.state != "closed"] if state else []
+    if len(live) != 1:
+        raise StateError(f"got {len(live)} live acquisitions ({', '.join(live) or 'none'}), name the one to stop")
+    return live[0]
+
+
+def _tables(found: SystemState) -> tuple[Table, Table]:
+    receivers = Table("receiver", "endpoint", "alive", "strangers", "free slots", title=f"detector {found.detector}")
+    for receiver in found.receivers:
+        alive = "yes" if receiver.alive else f"silent for {receiver.silent:g} s"
+        receivers.add_row(
+            str(receiver.rank), receiver.endpoint, alive, str(receiver.strangers), str(receiver.free_slots)
+        )
+    runs = Table("acquisition", "state", "outcome", "announced", "saved", "vetoed", "lost", "failed", "master file")
+    for run in found.acquisitions:
+        counts = (run.announced, run.counts.saved, run.counts.vetoed, run.counts.lost, run.counts.failed)
+        runs.add_row(run.acquisition, run.state, run.outcome, *map(str, counts), run.master_file)
+    return receivers, runs

@@ -1,0 +1,168 @@
+"""A site of real processes: simulated detector, conductor and receivers, started by their console scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lima2_processing.frame import AcquisitionId
+from lima2_receivers.client import ConductorClient
+from lima2_receivers.messages import AcquisitionState
+from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
+
+FRAME_BYTES = 64 * 128 * 2  # of the tiny simulated detector
+SECONDS = 20.0
+
+
+class Site:
+    """Starts and ends the processes of a site; each by its name: detector, conductor, receiver_0, ..."""
+
+    def __init__(self, folder: Path, sockets: Path, n_receivers: int = 2, extra: str = "", settings: str = "") -> None:
+        self.folder = folder
+        self.sockets = sockets
+        self.n_receivers = n_receivers
+        self.data = folder / "data"
+        self.data.mkdir()
+        self.detector = folder / "detector"
+        self.config = folder / "site.toml"
+        receivers = "".join(
+            f'[[receivers]]\ncommands = "ipc://{sockets}/r{rank}"\ndata = "ipc://{sockets}/d{rank}"\n'
+            f"ring = {{ slots = 8, slot_bytes = {FRAME_BYTES} }}\n"
+            for rank in range(n_receivers)
+        )
+        self.config.write_text(
+            f'[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
+            f'folder = "{self.detector}"\nsize = "tiny"\n{settings}\n'
+            f'[conductor]\ncommands = "ipc://{sockets}/c"\nstate = "ipc://{sockets}/s"\n'
+            f'[saving]\nroots = ["{self.data}"]\n{extra}\n{receivers}'
+        )
+        self.processes: dict[str, subprocess.Popen] = {}
+
+    def start(self, *names: str) -> None:
+        for name in names or self.names():
+            with (self.folder / f"{name}.log").open("ab") as log:
+                self.processes[name] = subprocess.Popen(
+                    self.command(name), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+                )
+
+    def names(self) -> list[str]:
+        return ["detector", "conductor", *(f"receiver_{rank}" for rank in range(self.n_receivers))]
+
+    def command(self, name: str) -> list[str]:
+        scripts = Path(sys.executable).parent
+        if name.startswith("receiver_"):
+            return [str(scripts / "lima2-receiver"), str(self.config), "--rank", name.removeprefix("receiver_")]
+        script = {"detector": "lima2-simulator", "conductor": "lima2-conductor"}[name]
+        return [str(scripts / script), str(self.config)]
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self.processes[name].send_signal(number)
+
+    def end(self, name: str) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            return process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def kill(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def close(self) -> None:
+        for name in list(self.processes):
+            self.end(name)
+
+    def client(self, timeout: float = 10.0) -> ConductorClient:
+        return ConductorClient(f"ipc://{self.sockets}/c", f"ipc://{self.sockets}/s", timeout=timeout)
+
+    async def connect(self, client: ConductorClient) -> None:
+        """Connect, and wait until all parts are there."""
+        await client.connect()
+        deadline = time.monotonic() + SECONDS
+        while not (client.state and all(receiver.alive for receiver in client.state.receivers)):
+            assert time.monotonic() < deadline, "receivers did not appear"
+            await asyncio.sleep(0.02)
+        await client.describe()
+
+    def plan(
+        self,
+        prefix: str,
+        nb_frames: int,
+        mode: str = "internal",
+        pipeline: bool = False,
+        expo: float = 0.001,
+        **detector,
+    ) -> AcquisitionPlan:
+        smx = {
+            "pedestal": [{"path": str(self.detector / "pedestal.npy")}],
+            "gain": [{"path": str(self.detector / "gain.npy")}],
+            "min_nb_peaks": 3,
+        }
+        return AcquisitionPlan(
+            saving=SavingParams(base_path=str(self.data), filename_prefix=prefix),
+            acquisition=AcquisitionParams(nb_frames=nb_frames, expo_time=expo, trigger_mode=TriggerMode(mode)),
+            pipeline=PipelineChoice("smx", msgspec.Raw(msgspec.msgpack.encode(smx))) if pipeline else None,
+            detector=msgspec.Raw(msgspec.msgpack.encode(detector)),
+        )
+
+
+def new_id() -> AcquisitionId:
+    return AcquisitionId(uuid.uuid4().hex)
+
+
+def state_of(client: ConductorClient, acquisition: AcquisitionId) -> AcquisitionState:
+    assert client.state is not None
+    return next(found for found in client.state.acquisitions if found.acquisition == acquisition)
+
+
+async def until(client, acquisition, condition, seconds: float = SECONDS) -> AcquisitionState:
+    """Wait for a published state that fulfils a condition."""
+    reached = asyncio.Event()
+
+    def look(state) -> None:
+        if any(one.acquisition == acquisition and condition(one) for one in state.acquisitions):
+            reached.set()
+
+    end = client.listen(look)
+    try:
+        async with asyncio.timeout(seconds):
+            await reached.wait()
+    finally:
+        end()
+    return state_of(client, acquisition)
+
+
+@pytest.fixture
+def make_site(tmp_path, sockets):
+    sites = []
+
+    def make(**options) -> Site:
+        site = Site(tmp_path, sockets, **options)
+        sites.append(site)
+        return site
+
+    yield make
+    for site in sites:
+        site.close()
+
+
+@pytest.fixture
+def helpers():
+    """Functions that test modules share."""
+    return type("Helpers", (), {"new_id": staticmethod(new_id), "until": staticmethod(until)})
