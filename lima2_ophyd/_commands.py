@@ -1,0 +1,70 @@
+"""The conductor's commands, as ophyd-async commands: in mock mode nothing is sent."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from ophyd_async.core import Array1D, Device
+
+from lima2_processing.frame import AcquisitionId
+from lima2_receivers.client import PREPARE_TIMEOUT, STOP_TIMEOUT
+from lima2_receivers.errors import ProtocolError
+from lima2_receivers.messages import Message
+
+from ._connection import Connection
+from ._connector import conductor_command
+from ._plan_signals import decode_plan
+
+M = TypeVar("M", bound=msgspec.Struct)
+GRACE = 5.0
+"""Seconds that a command here may take longer than the client's own deadline, whose error says more."""
+
+
+class Commands(Device):
+    """What the conductor can be told. Messages travel as MessagePack in arrays, a type that commands can have.
+
+    :param connection: to the conductor.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        client = connection.client
+
+        async def prepare_acquisition(acquisition: str, plan: Array1D[np.uint8]) -> Array1D[np.uint8]:
+            return pack(await client.prepare(AcquisitionId(acquisition), decode_plan(plan)))
+
+        async def start_acquisition(acquisition: str) -> None:
+            await client.start(AcquisitionId(acquisition))
+
+        async def trigger_frames(acquisition: str, n_frames: int, expo_time: float, latency_time: float) -> None:
+            await client.trigger(AcquisitionId(acquisition), n_frames, expo_time, latency_time)
+
+        async def stop_acquisition(acquisition: str, timeout: float) -> Array1D[np.uint8]:
+            return pack(await client.stop(AcquisitionId(acquisition), timeout))
+
+        async def read_values(acquisition: str, frame: int) -> Array1D[np.uint8]:
+            return pack(await client.values(AcquisitionId(acquisition), frame))
+
+        self.prepare_acquisition = conductor_command(connection, prepare_acquisition, PREPARE_TIMEOUT + GRACE)
+        self.start_acquisition = conductor_command(connection, start_acquisition, 2 * GRACE)
+        self.trigger_frames = conductor_command(connection, trigger_frames, 2 * GRACE)
+        self.stop_acquisition = conductor_command(connection, stop_acquisition, STOP_TIMEOUT + GRACE)
+        self.read_values = conductor_command(connection, read_values, 2 * GRACE)
+        super().__init__()
+
+
+def pack(message: Message | msgspec.Struct) -> np.ndarray:
+    """Return a message as MessagePack in an array."""
+    return np.frombuffer(msgspec.msgpack.encode(message), np.uint8)
+
+
+def unpack(data: np.ndarray, kind: type[M]) -> M:
+    """Return the message that ``pack`` packed.
+
+    :raises ProtocolError: it is none of that kind.
+    """
+    try:
+        return msgspec.msgpack.decode(data.tobytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"{kind.__name__} of {data.size} bytes: {error}") from error

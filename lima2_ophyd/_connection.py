@@ -1,0 +1,215 @@
+"""One detector device's view of its conductor: the client, the acquisition it follows, and what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lima2_processing.frame import AcquisitionId
+from lima2_receivers.client import ConductorClient
+from lima2_receivers.errors import DetectorError, ReceiverError, StateError, UnreachableError
+from lima2_receivers.messages import AcquisitionState, DetectorState, Outcome, State, SystemState
+
+log = logging.getLogger(__name__)
+
+SILENCE = 5.0
+"""Seconds without a word from the conductor after which it counts as dead."""
+CHECK_PERIOD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The acquisition that a device follows.
+
+    :param acquisition: its id.
+    :param since: when following began, monotonic seconds.
+    :param instance: of the conductor that first published it; empty: none did yet.
+    """
+
+    acquisition: AcquisitionId
+    since: float
+    instance: str = ""
+
+
+def find_failure(
+    state: SystemState, followed: Followed, requested: int, now: float, endpoint: str
+) -> ReceiverError | None:
+    """Return why an acquisition can't deliver what was asked of it; None while it can.
+
+    :param state: the conductor's latest snapshot.
+    :param followed: the acquisition.
+    :param requested: frames that triggers asked for.
+    :param now: monotonic seconds.
+    :param endpoint: of the conductor, for the message.
+    """
+    name = f"acquisition {followed.acquisition}"
+    if followed.instance and state.instance != followed.instance:
+        return StateError(f"the conductor at {endpoint} was restarted during {name}")
+    found = _find(state, followed.acquisition)
+    if found is None:
+        if followed.instance or now - followed.since > SILENCE:
+            return StateError(f"the conductor at {endpoint} does not know {name} any more")
+        return None
+    if found.reason or found.outcome is Outcome.FAILED:
+        return DetectorError(f"{name} failed: {found.reason or 'no reason given'}")
+    if found.state is State.CLOSED and found.written < requested:
+        return StateError(f"{name} was stopped after {found.written} of {requested} frames")
+    return None
+
+
+class Connection:
+    """A conductor, as one device follows it. Making one does no I/O.
+
+    :param commands: the conductor's command endpoint.
+    :param state: the endpoint that it publishes its state on.
+    :param name: of the client, for the conductor's log.
+    """
+
+    def __init__(self, commands: str, state: str, *, name: str) -> None:
+        self.client = ConductorClient(commands, state, name=name)
+        self.silent = False
+        self.connected = False
+        self._followed: Followed | None = None
+        self._last: AcquisitionState | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._unlisten: Callable[[], None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The conductor's command endpoint."""
+        return self.client.endpoint
+
+    @property
+    def system(self) -> SystemState | None:
+        """The latest snapshot; None before the first."""
+        return self.client.state
+
+    @property
+    def acquisition(self) -> AcquisitionState | None:
+        """The latest state of the acquisition that is followed, or of the last one; None before the first."""
+        return self._last
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the conductor talks, all receivers live and the detector has no fault."""
+        system = self.system
+        if system is None or self.silent or not self.connected:
+            return False
+        faulty = system.detector in (DetectorState.FAULT, DetectorState.OFFLINE)
+        return not faulty and all(receiver.alive for receiver in system.receivers)
+
+    async def connect(self, timeout: float, force_reconnect: bool = False) -> None:
+        """Connect in the running event loop; connected already, it does nothing.
+
+        :param timeout: seconds.
+        :param force_reconnect: begin afresh.
+        :raises ReceiverError: the conductor does not answer or speaks another version of the protocol.
+        """
+        if self.connected and not force_reconnect:
+            return
+        await self.disconnect()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.client.connect()
+        except TimeoutError:
+            await self.client.close()
+            raise UnreachableError(f"conductor at {self.endpoint} did not answer within {timeout:g} s") from None
+        self.connected = True
+        self.silent = False
+        self._unlisten = self.client.listen(self._take)
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch over {self.endpoint}")
+
+    async def disconnect(self) -> None:
+        """Close the sockets; the conductor and its acquisitions don't notice."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        if self.connected:
+            self.connected = False
+            await self.client.close()
+
+    def follow(self, acquisition: AcquisitionId) -> None:
+        """Follow another acquisition from now on: its counters begin at 0, whatever was published before."""
+        self._followed = Followed(acquisition, time.monotonic())
+        self._last = None
+        self.notify()
+
+    def release(self) -> None:
+        """Follow nothing from now on; the counters keep the last that was known."""
+        self._followed = None
+
+    def note(self, final: AcquisitionState) -> None:
+        """Take the state that a stop replied with, which is newer than any snapshot."""
+        if self._followed is not None and final.acquisition == self._followed.acquisition:
+            self._last = final
+            self.notify()
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back when anything may have changed, and at once.
+
+        :returns: a function that ends it.
+        """
+        self._listeners.append(callback)
+        callback()
+
+        def end() -> None:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+        return end
+
+    def notify(self) -> None:
+        """Call all listeners back."""
+        for callback in list(self._listeners):
+            callback()
+
+    def failure(self, requested: int) -> ReceiverError | None:
+        """Return why the acquisition that is followed can't deliver; None while it can, and in mock mode.
+
+        :param requested: frames that triggers asked for.
+        """
+        if not self.connected:
+            return None
+        if self.silent:
+            return UnreachableError(
+                f"the conductor at {self.endpoint} has been silent for {self.client.silent:.1f} s, "
+                f"expected news every 0.2 s"
+            )
+        system = self.system
+        if system is None or self._followed is None:
+            return None
+        return find_failure(system, self._followed, requested, time.monotonic(), self.endpoint)
+
+    def _take(self, state: SystemState) -> None:
+        self.silent = False
+        followed = self._followed
+        if followed is not None and (found := _find(state, followed.acquisition)) is not None:
+            if not followed.instance:
+                self._followed = Followed(followed.acquisition, followed.since, state.instance)
+            if self._last is None or self._last.state is not State.CLOSED:
+                self._last = found
+        self.notify()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_PERIOD)
+            if self.client.silent > SILENCE:
+                # After the event loop was held up, news may wait to be read: let the reader have a turn first.
+                await asyncio.sleep(CHECK_PERIOD)
+            silent = self.client.silent > SILENCE
+            if silent and not self.silent:
+                log.error("the conductor at %s has been silent for %.1f s", self.endpoint, self.client.silent)
+            self.silent = silent
+            self.notify()
+
+
+def _find(state: SystemState, acquisition: AcquisitionId) -> AcquisitionState | None:
+    return next((found for found in state.acquisitions if found.acquisition == acquisition), None)
