@@ -26,6 +26,10 @@ SETTABLE = frozenset({"nb_frames", "trigger_mode", "nb_frames_per_trigger"})
 """Fields of AcquisitionParams that follow from how bluesky triggers, so that they are no signals."""
 
 
+class NoParams(msgspec.Struct, frozen=True):
+    """The parameters of what has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the files of an acquisition go.
@@ -72,25 +76,25 @@ class SavingSignals(Parameters):
 class PlanSignals:
     """All groups of parameter signals of a detector.
 
-    :param pipeline: name of the pipeline.
-    :param pipeline_params: its parameter struct.
+    :param pipeline: name of the pipeline; None: nothing is computed.
+    :param pipeline_params: its parameter struct; None: it has none.
     :param detector_params: the detector plugin's own parameter struct; None: it has none.
     :param streams: names of the streams that can be saved.
     """
 
     def __init__(
         self,
-        pipeline: str,
-        pipeline_params: type[msgspec.Struct],
+        pipeline: str | None,
+        pipeline_params: type[msgspec.Struct] | None,
         detector_params: type[msgspec.Struct] | None,
         streams: Sequence[str],
     ) -> None:
         self.acquisition = Parameters(AcquisitionParams, leave_out=SETTABLE)
-        self.pipeline = Parameters(pipeline_params)
-        self.detector = Parameters(detector_params or msgspec.defstruct("NoParams", []))
+        self.pipeline = Parameters(pipeline_params or NoParams)
+        self.detector = Parameters(detector_params or NoParams)
         self.saving = SavingSignals(streams)
         self._pipeline_name = pipeline
-        self._pipeline_params = pipeline_params
+        self._pipeline_params = pipeline_params or NoParams
         self._detector_params = detector_params
 
     def signals(self) -> Iterator[SignalRW[Any]]:
@@ -108,7 +112,10 @@ class PlanSignals:
         acquisition = await self.acquisition.gather(
             AcquisitionParams, "acquisition", nb_frames=0, nb_frames_per_trigger=1, trigger_mode=mode.value
         )
-        pipeline = await self.pipeline.gather(self._pipeline_params, "pipeline.params")
+        pipeline = None
+        if self._pipeline_name is not None:
+            params = await self.pipeline.gather(self._pipeline_params, "pipeline.params")
+            pipeline = PipelineChoice(self._pipeline_name, msgspec.Raw(msgspec.msgpack.encode(params)))
         detector = msgspec.Raw(b"\x80")
         if self._detector_params is not None:
             chosen = await self.detector.gather(self._detector_params, "detector")
@@ -116,7 +123,7 @@ class PlanSignals:
         return AcquisitionPlan(
             saving=await self.saving.gather_at(place),
             acquisition=acquisition,
-            pipeline=PipelineChoice(self._pipeline_name, msgspec.Raw(msgspec.msgpack.encode(pipeline))),
+            pipeline=pipeline,
             detector=detector,
         )
 

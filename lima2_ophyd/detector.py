@@ -47,7 +47,7 @@ class Lima2Detector(StandardDetector):
     :param commands: the conductor's command endpoint.
     :param state: the endpoint that it publishes its state on.
     :param path_provider: says where files go: a folder that the daemons' configuration allows, and a prefix.
-    :param pipeline: name of the pipeline.
+    :param pipeline: name of the pipeline; None: nothing is computed, frames are saved as they came.
     :param pipeline_params: its parameter struct; None: that of the installed pipeline.
     :param detector_params: the detector plugin's own parameter struct; None: nothing of it can be set.
     :param streams: streams that have saving parameters.
@@ -60,7 +60,7 @@ class Lima2Detector(StandardDetector):
         state: str,
         path_provider: PathProvider,
         *,
-        pipeline: str = "smx",
+        pipeline: str | None = "smx",
         pipeline_params: type[msgspec.Struct] | None = None,
         detector_params: type[msgspec.Struct] | None = None,
         streams: Sequence[str] = STREAMS,
@@ -71,7 +71,9 @@ class Lima2Detector(StandardDetector):
         self.conductor = Commands(connection)
         self.session = Session(connection, self.conductor)
 
-        params = pipeline_params or PIPELINES.get(pipeline).params
+        params = pipeline_params
+        if params is None and pipeline is not None:
+            params = PIPELINES.get(pipeline).params
         signals = PlanSignals(pipeline, params, detector_params, streams)
         self.acquisition = signals.acquisition
         self.pipeline = signals.pipeline

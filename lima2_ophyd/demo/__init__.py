@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ INTERRUPTED = 130  # as shells have it for Ctrl-C
 
 
 def command(
-    frames: Annotated[int, typer.Option(help="Frames to take; 0: 60 simulated ones, or all recorded ones.", min=0)] = 0,
+    frames: Annotated[int, typer.Option(help="Frames to take; 0: 40 simulated ones, or all recorded ones.", min=0)] = 0,
     receivers: Annotated[int, typer.Option(help="Receiver daemons.", min=1, max=16)] = 2,
     size: Annotated[Size, typer.Option(help="Size of the simulated detector.")] = Size.FOUR_M,
     loss: Annotated[float, typer.Option(help="Share of the frames that get lost on their way.", min=0, max=1)] = 0.0,
@@ -80,6 +81,7 @@ def _run(options: DemoOptions, console: Console, stay: bool, json: bool) -> int:
     from .run import Demo  # bluesky and Tiled take a while to import: not for --help
     from .site import DemoError, Site
 
+    logging.getLogger("ophyd_async").setLevel(logging.ERROR)  # it warns that fly scans have no step-scan scalars
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end like Ctrl-C, with all processes
     site = Site(options)
     try:

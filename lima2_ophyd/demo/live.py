@@ -14,7 +14,7 @@ from rich.table import Table
 
 from lima2_ophyd.detector import Lima2Detector
 
-SHOWN = ("received", "processed", "saved", "vetoed", "lost", "failed", "hits", "hit_rate", "written")
+SHOWN = ("announced", "received", "processed", "saved", "vetoed", "lost", "failed", "hits", "hit_rate", "written")
 REFRESH_HZ = 8
 
 
@@ -28,6 +28,7 @@ class LiveView:
 
     def __init__(self, detector: Lima2Detector, console: Console, frames: int) -> None:
         self._detector = detector
+        self._console = console
         self._values: dict[str, float] = dict.fromkeys(SHOWN, 0)
         self._started = 0.0
         self._last = 0.0
@@ -39,7 +40,7 @@ class LiveView:
 
     @property
     def seconds(self) -> float:
-        """From the first frame that arrived to the last that was settled."""
+        """From the trigger to the last frame that was settled."""
         return max(self._last - self._started, 0.0)
 
     def __enter__(self) -> Self:
@@ -50,6 +51,7 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         call_in_bluesky_event_loop(self._unsubscribe())
         self._live.stop()
+        self._console.print()
 
     def __rich__(self) -> Group:
         values = self._values
@@ -74,7 +76,7 @@ class LiveView:
             short = name.removeprefix(f"{self._detector.name}-")
             if short in self._values and reading["value"] != self._values[short]:
                 self._values[short] = reading["value"]
-                if short == "received" and not self._started:
+                if short == "announced" and not self._started:
                     self._started = time.monotonic()
                 if short == "written":
                     self._last = time.monotonic()

@@ -13,7 +13,7 @@ class DemoOptions(Struct, frozen=True):
     """The options of the demo, checked.
 
     :param output: folder of everything that it makes.
-    :param frames: frames to take; 0: as many as fit, 60 simulated ones or all recorded ones.
+    :param frames: frames to take; 0: as many as fit, 40 simulated ones or all recorded ones.
     :param receivers: receiver daemons.
     :param size: of the simulated detector.
     :param loss: share of the simulated frames that get lost on their way.

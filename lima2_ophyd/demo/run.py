@@ -38,7 +38,7 @@ from .site import DemoError, Site, spec_of
 
 READY_SECONDS = 90.0  # for the daemons, the detector's frames and the Tiled server together
 CHECK_SECONDS = 1800.0
-DEFAULT_FRAMES = 60
+DEFAULT_FRAMES = 40
 EXPOSURE = 0.001  # seconds: faster than any CPU processes 4M frames, so that the rate is the system's
 PREFIX = "demo"
 

@@ -59,7 +59,7 @@ class Lima2ArrayAdapter(ArrayAdapter):
             # The first axis goes into what is read, so that one frame of a block is one frame read.
             bounds = block.slice_from_chunks(chunks)
             rows = range(*_as_slice(bounds[0]).indices(self._structure.shape[0]))[first]
-            one = rows if isinstance(rows, int) else builtin_slice(rows)
+            one = rows if isinstance(rows, int) else _any_slice(rows)
             part = self._read((one, *bounds[1:]))
             rest = tuple(slice)[1:]
             return part[rest] if isinstance(rows, int) else part[(np.s_[:], *rest)]
@@ -84,14 +84,14 @@ class Lima2ArrayAdapter(ArrayAdapter):
                 if not isinstance(dataset, h5py.Dataset):
                     raise TypeError(f"{dataset.name} of {dataset.file.filename} is a group, expected a dataset")
                 if dataset.shape[1:] == shape[1:]:
-                    found = dataset[(builtin_slice(rows), *(builtin_slice(part) for part in rest))]
+                    found = dataset[(rising_slice(rows), *(rising_slice(part) for part in rest))]
                     return _pad(found, len(rows), dataset.fillvalue, dtype)
                 if dataset.shape[1:] == shape[2:]:
                     per_row = shape[1]
                     first, last = rows[0] * per_row, (rows[-1] + 1) * per_row
                     found = _pad(dataset[first:last], last - first, dataset.fillvalue, dtype)
                     whole = found.reshape(-1, per_row, *shape[2:])[:: rows.step]
-                    return whole[(np.s_[:], *(builtin_slice(part) for part in rest))]
+                    return whole[(np.s_[:], *(rising_slice(part) for part in rest))]
                 raise ValueError(
                     f"{dataset.name} of {dataset.file.filename}: got shape {dataset.shape}, the catalog has {shape}"
                 )
@@ -132,9 +132,13 @@ class Lima2HDF5Adapter(HDF5Adapter):
         )
 
 
-def builtin_slice(rows: range) -> slice:
+def rising_slice(rows: range) -> slice:
     """Return the slice that selects a range of non-negative numbers, in rising order."""
     return slice(rows.start, rows.stop, rows.step)
+
+
+def _any_slice(rows: range) -> slice:
+    return slice(rows.start, rows.stop if rows.stop >= 0 else None, rows.step) if rows else slice(0, 0)
 
 
 def _first_axis(index: tuple[Any, ...]) -> Any:

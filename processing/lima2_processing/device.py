@@ -7,6 +7,7 @@ must not fork afterwards.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -105,7 +106,7 @@ def open_device(name: str = "") -> Device:
         raise DeviceError(
             f"no OpenCL device {wanted}; found: {listed}. `pip install 'lima2-ophyd[pocl]'` gives one on any CPU"
         )
-    return Device(max(fitting, key=lambda d: (bool(d.type & cl.device_type.GPU), _version(d.platform))))
+    return Device(max(fitting, key=_rank))
 
 
 def _devices() -> list[cl.Device]:
@@ -113,6 +114,12 @@ def _devices() -> list[cl.Device]:
         return [device for platform in cl.get_platforms() for device in platform.get_devices()]
     except cl.Error:
         return []  # pyopencl's way to say that there is no platform
+
+
+def _rank(device: cl.Device) -> tuple[bool, list[int], str, str]:
+    """Return what the choice among devices goes by, the best being the largest."""
+    numbers = [int(number) for number in re.findall(r"\d+", _version(device.platform).partition("-")[0])]
+    return bool(device.type & cl.device_type.GPU), numbers, device.platform.name, device.name
 
 
 def _version(platform: cl.Platform) -> str:

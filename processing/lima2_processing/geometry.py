@@ -90,9 +90,13 @@ def radius_from_poni(text: str, shape: tuple[int, int], unit: Unit = "r_mm") -> 
         file.flush()
         try:
             integrator = load(file.name)
-            return np.asarray(integrator.array_from_unit(shape, "center", unit, scale=True), np.float64)
+            size = (integrator.detector and integrator.detector.max_shape) or shape
+            radius = np.asarray(integrator.array_from_unit(shape, "center", unit, scale=True), np.float64)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
             raise ParameterError("pipeline.params.poni", text[:60], f"a PONI file that pyFAI reads: {error}") from error
+    if tuple(size) != shape or radius.shape != shape:
+        raise ParameterError("pipeline.params.poni", f"a detector of {tuple(size)} pixels", f"{shape}")
+    return radius
 
 
 def radial_bins(radius: NDArray[np.float64], masked: NDArray[np.bool_], n_bins: int) -> RadialBins:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,7 +11,7 @@ from msgspec import Meta, Struct
 
 from .errors import ConfigError
 
-LOOPBACK = ("127.", "localhost", "[::1]")
+LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.\d{1,3}){3}", re.ASCII)
 IPC_LIMIT = 107  # bytes of a Unix socket's path, from sockaddr_un
 
 
@@ -146,7 +147,7 @@ def load_config(path: Path) -> Config:
         config = msgspec.toml.decode(path.read_bytes(), type=Config)
     except OSError as error:
         raise ConfigError(f"configuration {path}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path}: {error}") from error
     try:
         check_config(config)
@@ -162,7 +163,7 @@ def check_config(config: Config) -> None:
     """
     seen: dict[str, str] = {}
     for place, endpoint in config.endpoints().items():
-        _check_endpoint(place, endpoint, config.insecure)
+        check_endpoint(place, endpoint, config.insecure)
         if endpoint in seen:
             raise ConfigError(f"{place}: {endpoint} is used by {seen[endpoint]} already")
         seen[endpoint] = place
@@ -186,7 +187,12 @@ def detector_settings(config: Config, kind: type[S]) -> S:
         raise ConfigError(f"detector.settings of plugin {config.detector.plugin}: {error}") from error
 
 
-def _check_endpoint(place: str, endpoint: str, insecure: bool) -> None:
+def check_endpoint(place: str, endpoint: str, insecure: bool) -> None:
+    """Check that an endpoint is well-formed and, without ``insecure``, can be reached from this host alone.
+
+    :param place: of the endpoint in the configuration, for the error.
+    :raises ConfigError: it isn't.
+    """
     scheme, _, rest = endpoint.partition("://")
     match scheme:
         case "ipc":
@@ -196,9 +202,9 @@ def _check_endpoint(place: str, endpoint: str, insecure: bool) -> None:
                 )
         case "tcp":
             host, _, port = rest.rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
                 raise ConfigError(f"{place}: got {endpoint!r}, expected tcp://HOST:PORT")
-            if not host.startswith(LOOPBACK) and not insecure:
+            if not LOOPBACK.fullmatch(host) and not insecure:
                 raise ConfigError(
                     f"{place}: {endpoint} can be reached from other hosts, without authentication; use ipc://, "
                     "a loopback address, or set `insecure = true` on a network that you trust"

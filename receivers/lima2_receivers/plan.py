@@ -62,7 +62,7 @@ class StreamSaving(Struct, frozen=True, forbid_unknown_fields=True):
     """How one stream is saved.
 
     :param enabled: False: the stream is computed but not saved.
-    :param compression: of images and profiles; scalars are never compressed.
+    :param compression: of images; what is small is never compressed.
     """
 
     enabled: bool = True
@@ -79,7 +79,7 @@ class SavingParams(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     base_path: str
-    filename_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$", max_length=100)] = "lima2"
+    filename_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*\Z", max_length=100)] = "lima2"
     file_exists_policy: FileExistsPolicy = FileExistsPolicy.ABORT
     streams: dict[str, StreamSaving] = {}
 
@@ -151,5 +151,5 @@ def decode_params(raw: msgspec.Raw, kind: type[T], where: str) -> T:
     """
     try:
         return msgspec.msgpack.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PlanError(f"{where}: {error}") from error

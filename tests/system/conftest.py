@@ -29,6 +29,7 @@ class Site:
         self.folder = folder
         self.sockets = sockets
         self.n_receivers = n_receivers
+        self.scripts = Path(sys.executable).parent
         self.data = folder / "data"
         self.data.mkdir()
         self.detector = folder / "detector"
@@ -57,11 +58,10 @@ class Site:
         return ["detector", "conductor", *(f"receiver_{rank}" for rank in range(self.n_receivers))]
 
     def command(self, name: str) -> list[str]:
-        scripts = Path(sys.executable).parent
         if name.startswith("receiver_"):
-            return [str(scripts / "lima2-receiver"), str(self.config), "--rank", name.removeprefix("receiver_")]
+            return [str(self.scripts / "lima2-receiver"), str(self.config), "--rank", name.removeprefix("receiver_")]
         script = {"detector": "lima2-simulator", "conductor": "lima2-conductor"}[name]
-        return [str(scripts / script), str(self.config)]
+        return [str(self.scripts / script), str(self.config)]
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self.processes[name].send_signal(number)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
@@ -15,6 +17,7 @@ from ..errors import DeviceError, ParameterError, ProcessingError
 from ..frame import (
     Batch,
     Constant,
+    Frame,
     FrameResult,
     FrameSpec,
     Output,
@@ -41,12 +44,22 @@ from ..stages.radial_background import Background, RadialBackground
 from ..stages.sparsify import Picked, Sparsify
 from .smx_params import ErrorModel, GainUnit, SmxParams
 
-MAX_BATCH = 64
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a pipeline holds on the device: where frames are put, and the stages that they go through."""
+
+    upload: cl.Buffer
+    stages: list[Stage]
+    background: RadialBackground
+    sparsify: Sparsify
+    peaks: Peaks
 
 
 class Smx(Pipeline[SmxParams]):
     """The ``smx`` pipeline; see ``SmxParams`` for what each parameter does.
 
+    :param batch: frames that go through the device together; more are taken in turns.
     :raises ParameterError: parameters or calibration do not fit the frames.
     """
 
@@ -60,24 +73,29 @@ class Smx(Pipeline[SmxParams]):
         self._shape = image_shape(spec)
         self._batch = batch
         self._queue = device.queue()
-        self._upload = device.allocate(batch * spec.nbytes)
         self._bad = np.zeros(self._shape, np.bool_)
-        self._stages = self._image_stages(files)
+        stages = self._image_stages(files)
         bins, radius = self._radial_bins(files)
         self._radius = bins.radius
-        self._radius_map = np.where(np.isnan(bins.position), np.nan, radius).astype(np.float32)
+        self._radius_map = radius.astype(np.float32)
+        self._unused = np.isnan(bins.position)
         poisson = params.error_model is ErrorModel.POISSON
-        self._background = RadialBackground(device, bins, params.cutoff_clip, params.cycle, poisson, batch)
-        self._sparsify = Sparsify(device, bins, params.cutoff_pick, params.noise, batch)
-        self._peaks = Peaks(
-            device,
-            self._shape,
-            self._sparsify,
-            params.n_bins,
-            params.cutoff_peak,
-            params.noise,
-            params.patch_size,
-            params.connected,
+        sparsify = Sparsify(device, bins, params.cutoff_pick, params.noise, batch)
+        self._work: _Work | None = _Work(
+            upload=device.allocate(batch * spec.nbytes),
+            stages=stages,
+            background=RadialBackground(device, bins, params.cutoff_clip, params.cycle, poisson, batch),
+            sparsify=sparsify,
+            peaks=Peaks(
+                device,
+                self._shape,
+                sparsify,
+                params.n_bins,
+                params.cutoff_peak,
+                params.noise,
+                params.patch_size,
+                params.connected,
+            ),
         )
 
     def outputs(self) -> tuple[Output, ...]:
@@ -100,7 +118,13 @@ class Smx(Pipeline[SmxParams]):
         unit = {"r_mm": "mm", "q_nm^-1": "1/nm", "2th_deg": "deg"}[self.params.unit]
         return (
             Constant("radius", self._radius, "sparse", unit, "radius of each bin"),
-            Constant("mask", self._radius_map, "sparse", unit, "radius of each pixel, NaN where masked"),
+            Constant(
+                "mask",
+                np.where(self._unused, np.float32(np.nan), self._radius_map),
+                "sparse",
+                unit,
+                "radius of each pixel, NaN where masked",
+            ),
         )
 
     def process(self, frames: Batch) -> Results:
@@ -108,33 +132,49 @@ class Smx(Pipeline[SmxParams]):
 
         :raises ProcessingError: a frame has another shape than was agreed, or the device failed.
         """
+        if self._work is None:
+            raise ProcessingError("smx: closed")
         results: list[FrameResult] = []
         for start in range(0, len(frames), self._batch):
-            results += self._process(frames[start : start + self._batch])
+            results += self._process(self._work, frames[start : start + self._batch])
         return Results(tuple(results), self.device.name)
 
     def close(self) -> None:
-        """Wait for the device; buffers go with this object."""
+        """Wait for the device and free its memory."""
         self._queue.finish()
+        self._work = None
 
-    def _process(self, frames: Batch) -> list[FrameResult]:
+    def _process(self, work: _Work, frames: Batch) -> list[FrameResult]:
         n = len(frames)
-        for number, frame in enumerate(frames):
-            if frame.data.shape != self.spec.shape or frame.data.dtype != np.dtype(self.spec.dtype):
-                got = f"{frame.data.dtype.str} {frame.data.shape}"
-                raise ProcessingError(f"frame {frame.index}: got {got}, expected {self.spec.dtype} {self.spec.shape}")
-            data = np.ascontiguousarray(frame.data)
-            cl.enqueue_copy(self._queue, self._upload, data, dst_offset=number * self.spec.nbytes, is_blocking=False)
+        data = [self._pixels(frame) for frame in frames]
         try:
-            images = self._upload
-            for stage in self._stages:
+            for at, pixels in enumerate(data):
+                cl.enqueue_copy(self._queue, work.upload, pixels, dst_offset=at * self.spec.nbytes, is_blocking=False)
+            images = work.upload
+            for stage in work.stages:
                 images = stage.enqueue(self._queue, images, n)
-            background = self._background.enqueue(self._queue, images, n)
-            picked = self._sparsify.run(self._queue, images, background, n)
-            peaks = self._peaks.run(self._queue, images, background, picked)
+            background = work.background.enqueue(self._queue, images, n)
+            picked = work.sparsify.run(self._queue, images, background, n)
+            peaks = work.peaks.run(self._queue, images, background, picked)
             return self._read_back(frames, images, background, picked, peaks)
         except cl.Error as error:
             raise DeviceError(f"{self.device.name}: {error}") from error
+
+    def _pixels(self, frame: Frame) -> NDArray[np.generic]:
+        """Return a frame's pixels as the device takes them; modules that are missing read as masked.
+
+        :raises ProcessingError: the frame is not what was agreed.
+        """
+        if frame.data.shape != self.spec.shape or frame.data.dtype != np.dtype(self.spec.dtype):
+            got = f"{frame.data.dtype.str} {frame.data.shape}"
+            raise ProcessingError(f"frame {frame.index}: got {got}, expected {self.spec.dtype} {self.spec.shape}")
+        missing = [module for module in range(self.spec.n_modules) if not frame.modules >> module & 1]
+        if not missing:
+            return np.ascontiguousarray(frame.data)
+        data = frame.data.copy()
+        part = np.s_[missing] if self.spec.layout is not None else np.s_[...]
+        data[part] = np.nan if data.dtype.kind == "f" else np.iinfo(self.spec.dtype).max
+        return data
 
     def _read_back(
         self,
@@ -210,6 +250,8 @@ class Smx(Pipeline[SmxParams]):
                 stages.append(Assemble(device, spec, batch))
         if self.params.mask is not None:
             masked = _array("mask", files)
+            if masked.size == np.prod(self._shape):
+                masked = masked.reshape(self._shape)  # files of raw values have no shape
             stages.append(Mask(device, FrameSpec(self._shape, "<f4"), masked))
             self._bad |= masked != 0
         return stages
@@ -246,6 +288,11 @@ def _check(params: SmxParams) -> None:
     """
     if bool(params.pedestal) != bool(params.gain):
         raise ParameterError("pipeline.params.gain", params.gain, "gains and pedestals, or neither")
+    for name in params.__struct_fields__:
+        value = getattr(params, name)
+        numbers = value if name == "beam_center" and value else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ParameterError(f"pipeline.params.{name}", value, "a finite number")
     for name in ("pedestal", "gain"):
         if len(getattr(params, name)) not in (0, 1, 3):
             raise ParameterError(f"pipeline.params.{name}", f"{len(getattr(params, name))} files", "1 or 3")

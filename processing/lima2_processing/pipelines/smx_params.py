@@ -22,7 +22,7 @@ class ErrorModel(StrEnum):
     """Where the uncertainty of the background comes from."""
 
     AZIMUTHAL = "azimuthal"  # from the spread of the values in a radial bin
-    POISSON = "poisson"  # the square root of their mean
+    POISSON = "poisson"  # counting statistics: a value's variance is the value itself, at least 1
 
 
 class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,8 +12,12 @@ float2 background_at(const float position, global const float *mean, global cons
         return (float2)(NAN, NAN);
     const uint low = min((uint)position, n_bins - 1);
     const uint high = min(low + 1, n_bins - 1);
-    const float weight = position - (float)low;
-    const float level = weight > 0.0f ? mix(mean[low], mean[high], weight) : mean[low];
-    const float sigma = weight > 0.0f ? mix(deviation[low], deviation[high], weight) : deviation[low];
-    return (float2)(level, sqrt(sigma * sigma + noise * noise));
+    float2 near = (float2)(mean[low], deviation[low]);
+    float2 far = (float2)(mean[high], deviation[high]);
+    if (isnan(far.x))
+        far = near;  // a bin without values has no say
+    if (isnan(near.x))
+        near = far;
+    const float2 level = near + (position - (float)low) * (far - near);
+    return (float2)(level.x, sqrt(level.y * level.y + noise * noise));
 }

@@ -43,7 +43,7 @@ class GainPedestal:
         with np.errstate(divide="ignore", invalid="ignore"):
             factor = np.where(self.bad, np.nan, 1 / planes[1]).astype(np.float32)
         self._spec = self.resolve(spec)
-        self._pedestal = device.upload(np.nan_to_num(planes[0]).astype(np.float32))
+        self._pedestal = device.upload(np.where(self.bad, 0, planes[0]).astype(np.float32))
         self._factor = device.upload(factor)
         self._photons = device.allocate(batch * self._n_pixels * 4)
         program = device.build(Path(__file__).with_suffix(".cl"))

@@ -1,7 +1,7 @@
 // Bragg peaks among the picked pixels. Built behind background.cl.
 
-// Tests each picked pixel: it is a peak where it stands above the background by the cutoff, no pixel of its patch is
-// higher, and enough pixels of the patch stand above the cutoff too.
+// Tests each picked pixel: it is a peak where it stands above the background by the cutoff, no pixel of its patch does
+// so higher, and enough pixels of the patch stand above the cutoff too. A patch that reaches beyond the image is none.
 //
 // image:       values of all frames, n_pixels each
 // position:    of each pixel on the scale of bins; NaN: belongs to none
@@ -23,37 +23,36 @@ kernel void peaks(global const float *restrict image, global const float *restri
     const uint first = frame ? ends[frame - 1] : 0u;
     for (uint at = first + get_global_id(0); at < ends[frame]; at += get_global_size(0)) {
         peaks[at] = (float4)(NAN);
-        const int centre = index[at];
-        const float height = values[centre];
+        const int centre = (int)index[at];
         const float2 level = background_at(position[centre], means, deviations, noise, n_bins);
-        if (!isfinite(height) || !(height - level.x > cutoff * level.y))
+        const float height = values[centre] - level.x;
+        if (!isfinite(height) || !(height > cutoff * level.y))
             continue;
         const int row = centre / cols, col = centre % cols;
-        float sum = 0.0f, weight = 0.0f, variance = 0.0f, row_moment = 0.0f, col_moment = 0.0f;
+        if (row < half_patch || row >= rows - half_patch || col < half_patch || col >= cols - half_patch)
+            continue;
+        float sum = 0.0f, variance = 0.0f, row_moment = 0.0f, col_moment = 0.0f;
         int above = 0, highest = 1;
-        for (int y = max(row - half_patch, 0); y <= min(row + half_patch, rows - 1) && highest; y++) {
-            for (int x = max(col - half_patch, 0); x <= min(col + half_patch, cols - 1); x++) {
-                const int pixel = y * cols + x;
-                const float value = values[pixel];
+        for (int y = -half_patch; y <= half_patch && highest; y++) {
+            for (int x = -half_patch; x <= half_patch; x++) {
+                const int pixel = centre + y * cols + x;
                 const float2 around = background_at(position[pixel], means, deviations, noise, n_bins);
-                const float signal = value - around.x;
-                if (!isfinite(signal))
+                const float signal = values[pixel] - around.x;
+                if (!isfinite(signal) || signal <= 0.0f)
                     continue;
                 // Of equal pixels the first is the peak.
-                if (value > height || (value == height && pixel < centre)) {
+                if (signal > height || (signal == height && pixel < centre)) {
                     highest = 0;
                     break;
                 }
                 above += signal > cutoff * around.y;
                 sum += signal;
                 variance += around.y * around.y;
-                weight += max(signal, 0.0f);
-                row_moment += max(signal, 0.0f) * (y - row);
-                col_moment += max(signal, 0.0f) * (x - col);
+                row_moment += signal * y;
+                col_moment += signal * x;
             }
         }
-        if (!highest || above < connected)
-            continue;
-        peaks[at] = (float4)(row + row_moment / weight, col + col_moment / weight, sum, sum / sqrt(variance));
+        if (highest && above >= connected)
+            peaks[at] = (float4)(row + row_moment / sum, col + col_moment / sum, sum, sum / sqrt(variance));
     }
 }

@@ -20,7 +20,8 @@ class Peaks:
     """Finds local maxima with enough strong pixels around them.
 
     A peak's place is the centroid of what stands above the background in its patch, its intensity the sum of that, and
-    its signal to noise ratio the intensity over the uncertainty of the patch's background.
+    its signal to noise ratio the intensity over the uncertainty of these pixels' background, as in pyFAI. A peak nearer
+    to the image's edge than half a patch is not found.
 
     :param device: where it runs.
     :param shape: of the image (rows, cols).

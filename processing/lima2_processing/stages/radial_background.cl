@@ -1,60 +1,116 @@
 // Sigma-clipped mean and standard deviation of each radial bin.
 
+#define LANES 8       // more, and the PoCL of the wheel miscompiles comparisons
+#define BLOCK 256     // vectors that are summed before they join the total, so that float32 keeps its digits
+#define FAR 4.0f      // a centre so many variances away from the mean gives no good variance
+
 // The cut for n values that leaves half a value to chance (Chauvenet's criterion, as pyFAI has it).
 float chauvenet(const float n)
 {
     return sqrt(2.0f * log(max(n, 3.0f) * 0.3989422804f));  // 1 / sqrt(2 pi)
 }
 
+float lanes_sum(const float8 a)
+{
+    const float4 b = a.lo + a.hi;
+    const float2 c = b.lo + b.hi;
+    return c.x + c.y;
+}
+
+int lanes_count(const int8 a)
+{
+    const int4 b = a.lo + a.hi;
+    const int2 c = b.lo + b.hi;
+    return c.x + c.y;
+}
+
+// Moments about `centre` of the values within [low, high].
+//
+// values:   n_vectors times LANES, padded with NaN
+// poisson:  not 0: a value's variance is itself, at least 1, instead of its squared difference from the centre
+// sums:     the result: sum of the differences from the centre, and of the variances
+// Returns how many values lie within.
+uint moments(global const float *values, const uint n_vectors, const float low, const float high, const float centre,
+             const int poisson, float2 *sums)
+{
+    float sum = 0.0f, variances = 0.0f;
+    uint count = 0;
+    for (uint block = 0; block < n_vectors; block += BLOCK) {
+        float8 block_sum = 0.0f, block_variances = 0.0f;
+        int8 block_count = 0;
+        const uint end = min(block + BLOCK, n_vectors);
+        for (uint i = block; i < end; i++) {
+            const float8 value = vload8(i, values);
+            const int8 inside = (value >= low) & (value <= high);  // -1 where true
+            const float8 d = select((float8)0.0f, value - centre, inside);
+            block_sum += d;
+            block_variances += poisson ? select((float8)0.0f, max(value, (float8)1.0f), inside) : d * d;
+            block_count -= inside;
+        }
+        sum += lanes_sum(block_sum);
+        variances += lanes_sum(block_variances);
+        count += lanes_count(block_count);
+    }
+    *sums = (float2)(sum, variances);
+    return count;
+}
+
 // image:     values of all frames, n_pixels each; not finite: not used
 // pixels:    positions of the pixels of all bins, bin after bin
 // ends:      where in `pixels` each bin ends
-// gathered:  room for the values of all bins, n_binned a frame
+// gathered:  room of every work-item for the values of one bin, `room` each
 // mean, deviation:  the result, n_bins a frame; NaN for a bin without values
 // cutoff:    values further from the mean than so many deviations are clipped, at least Chauvenet's cut; 0: only that
 // cycles:    times to clip at most
-// poisson:   not 0: the deviation is the mean's square root
+// poisson:   not 0: the deviation comes from the values' counting statistics, not from their spread
 // per_item:  bins of one work-item
 kernel void radial_background(global const float *restrict image, global const uint *restrict pixels,
                               global const uint *restrict ends, global float *restrict gathered,
                               global float *restrict mean, global float *restrict deviation, const float cutoff,
-                              const int cycles, const int poisson, const uint n_pixels, const uint n_binned,
-                              const uint n_bins, const uint per_item)
+                              const int cycles, const int poisson, const uint n_pixels, const uint n_bins,
+                              const uint room, const uint per_item)
 {
     const size_t frame = get_global_id(1);
-    global const float *values_in = image + frame * n_pixels;
+    global const float *frame_values = image + frame * n_pixels;
+    global float *values = gathered + (frame * get_global_size(0) + get_global_id(0)) * room;
     const uint first_bin = get_global_id(0) * per_item;
     const uint last_bin = min(first_bin + per_item, n_bins);
     for (uint bin = first_bin; bin < last_bin; bin++) {
         const uint begin = bin ? ends[bin - 1] : 0u;
         const uint n = ends[bin] - begin;
-        global float *restrict values = gathered + frame * n_binned + begin;
         uint kept = 0;
         for (uint i = 0; i < n; i++) {
-            const float value = values_in[pixels[begin + i]];
+            const float value = frame_values[pixels[begin + i]];
             values[kept] = value;
             kept += isfinite(value);
         }
-        // Sums are taken about a centre near the mean, so that float32 keeps its digits.
+        const uint n_vectors = (kept + LANES - 1) / LANES;
+        for (uint i = kept; i < n_vectors * LANES; i++)
+            values[i] = NAN;
+
         float low = -INFINITY, high = INFINITY, centre = kept ? values[kept / 2] : 0.0f;
         float average = NAN, sigma = NAN;
         uint before = 0;
         for (int cycle = 0; cycle <= cycles; cycle++) {
-            float sum = 0.0f, squares = 0.0f;
+            float2 sums;
+            float shift = 0.0f, variance = 0.0f;
             uint count = 0;
-            for (uint i = 0; i < kept; i++) {
-                const int inside = values[i] >= low && values[i] <= high;
-                const float d = inside ? values[i] - centre : 0.0f;
-                sum += d;
-                squares += d * d;
-                count += inside;
+            // An outlier in the middle of the values, or one clipped just now, leaves the centre far off: once more.
+            for (int attempt = 0; attempt < 2; attempt++) {
+                count = moments(values, n_vectors, low, high, centre, poisson, &sums);
+                if (count == 0)
+                    break;
+                shift = sums.x / count;
+                variance = max(sums.y / count - (poisson ? 0.0f : shift * shift), 0.0f);
+                if (shift * shift <= FAR * variance)
+                    break;
+                centre += shift;
             }
             if (count == 0 || count == before)
                 break;
             before = count;
-            const float shift = sum / count;
-            average = centre + shift;
-            sigma = poisson ? sqrt(max(average, 0.0f)) : sqrt(max(squares / count - shift * shift, 0.0f));
+            average = centre + (shift * shift <= FAR * variance ? shift : 0.0f);
+            sigma = sqrt(variance);
             centre = average;
             const float cut = max(cutoff, chauvenet((float)count));
             low = max(low, average - cut * sigma);

@@ -11,7 +11,8 @@ import pyopencl as cl
 from ..device import Device
 from ..geometry import RadialBins
 
-_ITEMS = 128  # work-items of one frame: enough for a CPU's cores, few enough to cost nothing
+_ITEMS = 64  # work-items of one frame: enough to keep the cores busy; each has room for the largest bin's values
+_LANES = 8  # as in the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,20 @@ class RadialBackground:
     :param bins: which pixels belong to which bin.
     :param cutoff: deviations; 0: Chauvenet's criterion alone.
     :param cycles: times to clip at most.
-    :param poisson: True: the deviation is the mean's square root, else that of the values.
+    :param poisson: True: the variance of a value is itself, at least 1, as in pyFAI; else it comes from their spread.
     :param batch: frames of one call at most.
     """
 
     def __init__(self, device: Device, bins: RadialBins, cutoff: float, cycles: int, poisson: bool, batch: int) -> None:
         self._n_bins = len(bins.radius)
-        self._n_binned = len(bins.pixels)
         self._n_pixels = bins.position.size
         self._pixels = device.upload(bins.pixels)
         self._ends = device.upload(bins.ends)
-        self._gathered = device.allocate(batch * self._n_binned * 4)
+        self._per_item = -(-self._n_bins // _ITEMS)
+        self._n_items = -(-self._n_bins // self._per_item)
+        largest = int(np.diff(bins.ends.astype(np.int64), prepend=0).max())
+        self._room = -(-largest // _LANES) * _LANES
+        self._gathered = device.allocate(batch * self._n_items * self._room * 4)
         self._background = Background(
             device.allocate(batch * self._n_bins * 4), device.allocate(batch * self._n_bins * 4)
         )
@@ -55,8 +59,7 @@ class RadialBackground:
 
     def enqueue(self, queue: cl.CommandQueue, images: cl.Buffer, n_frames: int) -> Background:
         """Enqueue the background of ``n_frames`` float32 images; the result is valid until the next call."""
-        per_item = -(-self._n_bins // _ITEMS)
-        size = (-(-self._n_bins // per_item), n_frames)
+        size = (self._n_items, n_frames)
         self._kernel(
             queue,
             size,
@@ -69,8 +72,8 @@ class RadialBackground:
             self._background.deviation,
             *self._options,
             np.uint32(self._n_pixels),
-            np.uint32(self._n_binned),
             np.uint32(self._n_bins),
-            np.uint32(per_item),
+            np.uint32(self._room),
+            np.uint32(self._per_item),
         )
         return self._background

@@ -11,9 +11,9 @@ kernel void limits(global const float *restrict mean, global const float *restri
     const uint next = min(bin + 1, n_bins - 1);
     const float level = fmin(mean[frame + bin], mean[frame + next]);
     const float sigma = fmin(deviation[frame + bin], deviation[frame + next]);
-    const float value = level + cutoff * sqrt(sigma * sigma + noise * noise);
+    const float above = cutoff * sqrt(sigma * sigma + noise * noise);
     // A little lower, so that rounding can't hide a pixel from the exact test.
-    limit[frame + bin] = isnan(value) ? INFINITY : value - 1e-5f * fabs(value);
+    limit[frame + bin] = isnan(level) ? INFINITY : level + above - 1e-5f * (fabs(level) + above);
 }
 
 // Finds the pixels with value > background + cutoff * uncertainty, in order.

@@ -59,6 +59,8 @@ async def prepare(
     await check_all(links, shares)
     made: list[Path] = []
     try:
+        if (await control.status()).busy:
+            await control.stop()  # it was left running by a conductor that died: no acquisition that lives uses it
         spec = await control.prepare(run.series, plan)
         shares = [
             PrepareReceiver(run.id, msgspec.structs.replace(message.share, frame_spec=spec)) for message in shares
@@ -81,8 +83,8 @@ async def prepare(
             device=tuple(reply.device for reply in replies),
         )
         await asyncio.to_thread(run.open_ledger, ledger)
-        made.append(master)
         datasets = await asyncio.to_thread(write_master, master, info)
+        made.append(master)
         return _prepared(run, info, master, ledger, datasets)
     except BaseException:
         await asyncio.shield(_undo(run, control, links, made))

@@ -117,7 +117,7 @@ class Run:
         if status is not None and status.series == self.series:
             if status.sent != self.announced or self.announced_by == "control":
                 self.announced, self.announced_by = status.sent, "control"
-        elif highest != self.announced:
+        elif highest != self.announced or self.announced_by == "control":
             self.announced, self.announced_by = highest, "highest"
 
     # --- what follows ---

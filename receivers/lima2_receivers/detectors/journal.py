@@ -40,12 +40,14 @@ class Sent(Struct, frozen=True):
     :param scene: which distinct frame it is.
     :param receiver: where it went.
     :param fate: ``sent``, ``lost`` (on purpose) or ``dropped`` (its receiver did not take it).
+    :param timestamp: as stamped on the frame; seconds since the epoch.
     """
 
     index: int
     scene: int
     receiver: int
     fate: str
+    timestamp: float = 0.0
 
 
 class Journal(Struct, frozen=True):

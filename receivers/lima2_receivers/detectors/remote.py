@@ -29,6 +29,7 @@ class RemoteControl(ABC, Generic[S]):
 
     def __init__(self, settings: S, timeout: float) -> None:
         self.settings = settings
+        self._armed: int | None = None
         self._requester = Requester(self.endpoint(settings), "detector", timeout, decode_sender_reply)
 
     @abstractmethod
@@ -49,7 +50,9 @@ class RemoteControl(ABC, Generic[S]):
 
     async def prepare(self, series: int, plan: AcquisitionPlan) -> FrameSpec:
         """Arm the detector and return what its frames will look like."""
-        return (await self._ask(self.arm(series, plan), Armed)).frame_spec
+        armed = await self._ask(self.arm(series, plan), Armed)
+        self._armed = series
+        return armed.frame_spec
 
     async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
         """Expose ``n_frames`` more frames; 0: until stopped."""
@@ -57,10 +60,15 @@ class RemoteControl(ABC, Generic[S]):
 
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
-        return (await self._ask(GetStatus(), Status)).status
+        status = (await self._ask(GetStatus(), Status)).status
+        if self._armed in (None, status.series) or status.fault:
+            return status
+        fault = f"it no longer knows series {self._armed}: it was restarted, or armed by someone else"
+        return msgspec.structs.replace(status, fault=fault)
 
     async def stop(self) -> DetectorStatus:
         """Stop exposing and return the final status."""
+        self._armed = None
         return (await self._ask(Halt(), Status)).status
 
     async def close(self) -> None:

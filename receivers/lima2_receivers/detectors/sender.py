@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, assert_never
 
 import typer
 
-from ..config import Config, detector_settings, load_config
+from ..config import Config, check_endpoint, detector_settings, load_config
 from ..control import Capabilities, Range
 from ..daemons import BAD_START, run_daemon, set_up_logging
-from ..errors import ConfigError, PlanError, ReceiverError
+from ..errors import ConfigError, DetectorError, PlanError, ReceiverError
 from ..messages import Done, Hello, Message, Welcome
 from ..plan import TriggerMode
 from ..transport.requests import Responder
@@ -38,68 +41,93 @@ from .transmitter import Transmitter
 
 log = logging.getLogger(__name__)
 
+CONTROL_PLACE = "detector.settings.control"  # in the configuration
+
 SHORTEST, LONGEST = 1e-6, 3600.0  # seconds of an exposure
 
 
 class SenderDaemon:
     """A simulated detector.
 
-    :param control: endpoint of its commands.
-    :param supply: what it sends.
+    :param settings: where it is.
+    :param make: makes what it sends, or raises ConfigError; given an event that is set when it isn't wanted any more.
     :param receivers: data endpoints by rank.
-    :param folder: where its journals go.
+    :raises ConfigError: the endpoint of its commands can't be bound, or its folder is not absolute.
     """
 
-    def __init__(self, control: str, supply: Supply, receivers: tuple[str, ...], folder: Path) -> None:
-        self._supply = supply
+    def __init__(
+        self,
+        settings: SimulatorSettings | ReaderSettings,
+        make: Callable[[threading.Event], Supply],
+        receivers: tuple[str, ...],
+    ) -> None:
+        if not Path(settings.folder).is_absolute():
+            raise ConfigError(f"detector.settings.folder: got {settings.folder!r}, expected an absolute folder")
+        self._settings = settings
+        self._make = make
+        self._receivers = receivers
+        self._unwanted = threading.Event()
+        self._transmitter: Transmitter | None = None
         self._instance = uuid.uuid4().hex
-        self._transmitter = Transmitter(supply, receivers, folder)
-        self._responder = Responder(control, "detector.settings.control", decode_sender_request, self._handle)
+        self._responder = Responder(settings.control, CONTROL_PLACE, decode_sender_request, self._handle)
 
     async def run(self) -> None:
-        """Serve until cancelled."""
-        self._transmitter.start()
-        log.info("%s is ready", self._supply.model)
+        """Make the frames, then serve until cancelled. Commands that come before the frames are there are refused."""
+        serving = asyncio.create_task(self._responder.serve())
         try:
-            await self._responder.serve()
+            supply = await asyncio.to_thread(self._make, self._unwanted)
+            folder = Path(self._settings.folder)
+            self._transmitter = Transmitter(supply, self._receivers, folder, self._settings.send_timeout)
+            self._transmitter.start()
+            log.info("%s is ready", supply.model)
+            await serving
         finally:
+            self._unwanted.set()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
             await self._responder.close()
-            self._transmitter.close()
+            if self._transmitter is not None:
+                self._transmitter.close()
 
     async def _handle(self, request: SenderRequest) -> Message:
+        if isinstance(request, Hello):
+            return Welcome(role="detector", instance=self._instance)
+        transmitter = self._transmitter
+        if transmitter is None:
+            raise DetectorError("its frames are still being made")
         match request:
-            case Hello():
-                return Welcome(role="detector", instance=self._instance)
             case GetCapabilities():
-                return Described(self._capabilities())
+                return Described(_capabilities(transmitter.supply))
             case Arm():
-                self._check(request)
-                self._transmitter.arm(request)
-                return Armed(self._supply.spec)
+                _check(request, transmitter.supply)
+                transmitter.arm(request)
+                return Armed(transmitter.supply.spec)
             case Expose(n_frames, expo_time, latency_time):
-                self._transmitter.expose(n_frames, expo_time + latency_time)
+                transmitter.expose(n_frames, expo_time + latency_time)
                 return Done()
             case GetStatus():
-                return Status(self._transmitter.status())
+                return Status(transmitter.status())
             case Halt():
-                await asyncio.to_thread(self._transmitter.halt)
-                return Status(self._transmitter.status())
+                await asyncio.to_thread(transmitter.halt)
+                return Status(transmitter.status())
             case _:
                 assert_never(request)
 
-    def _capabilities(self) -> Capabilities:
-        return Capabilities(
-            model=self._supply.model,
-            trigger_modes=(TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
-            expo_time=Range(SHORTEST, LONGEST),
-            latency_time=Range(0.0, LONGEST),
-            frame_spec=self._supply.spec,
-        )
 
-    def _check(self, arm: Arm) -> None:
-        limit = self._supply.limit
-        if limit and arm.nb_frames > limit:
-            raise PlanError(f"acquisition.nb_frames: got {arm.nb_frames}, the recording has {limit} frames")
+def _capabilities(supply: Supply) -> Capabilities:
+    return Capabilities(
+        model=supply.model,
+        trigger_modes=(TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
+        expo_time=Range(SHORTEST, LONGEST),
+        latency_time=Range(0.0, LONGEST),
+        frame_spec=supply.spec,
+    )
+
+
+def _check(arm: Arm, supply: Supply) -> None:
+    limit = supply.limit
+    if limit and arm.nb_frames > limit:
+        raise PlanError(f"acquisition.nb_frames: got {arm.nb_frames}, the recording has {limit} frames")
 
 
 def make_sender(config: Config) -> SenderDaemon:
@@ -111,10 +139,12 @@ def make_sender(config: Config) -> SenderDaemon:
     match config.detector.plugin:
         case "simulator":
             simulator = detector_settings(config, SimulatorSettings)
-            return SenderDaemon(simulator.control, simulate_supply(simulator), receivers, Path(simulator.folder))
+            check_endpoint(CONTROL_PLACE, simulator.control, config.insecure)
+            return SenderDaemon(simulator, partial(simulate_supply, simulator), receivers)
         case "reader":
             reader = detector_settings(config, ReaderSettings)
-            return SenderDaemon(reader.control, read_supply(reader), receivers, Path(reader.folder))
+            check_endpoint(CONTROL_PLACE, reader.control, config.insecure)
+            return SenderDaemon(reader, lambda _: read_supply(reader), receivers)
         case other:
             raise ConfigError(f"detector.plugin: got {other!r}, lima2-simulator plays simulator or reader")
 
@@ -125,7 +155,7 @@ def send(
 ) -> None:
     """Play the detector of a configuration: the simulator, or the reader of recorded frames.
 
-    Frames are made ahead or read before commands are answered. SIGTERM ends it.
+    Frames are made ahead or read first; until then, commands are refused. SIGTERM ends it.
     """
     set_up_logging("detector", verbose)
     try:

@@ -1,6 +1,6 @@
 """The byte stream of the simulated detectors, and its parser.
 
-A frame is a message of two parts, header and pixels; the end of a series is a header alone. The header is 48 bytes,
+A frame is a message of two parts, header and pixels; the end of a series is a header alone. The header is 72 bytes,
 little endian:
 
 ====== ====== =========================================================
@@ -14,6 +14,10 @@ offset type   field
 24     u64    bitmap of the modules present
 32     f64    time of the exposure's start, seconds since the epoch
 40     u64    bytes of the pixels; 0 at the end of a series
+48     4s     NumPy type string of the pixels, NUL padded, such as ``<u2``
+52     u8     number of dimensions of the pixel array, at most 4
+53     3 x    zero
+56     4 u32  sizes of the dimensions, the slowest first; 0 where there is none
 ====== ====== =========================================================
 """
 
@@ -22,12 +26,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
+from math import isfinite
 from typing import Generic, TypeVar
 
 import msgspec
 import numpy as np
 
-from lima2_processing.frame import Frame, FrameIdx
+from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from ..errors import ProtocolError
 from ..source import SeriesEnd, Source, Stranger
@@ -36,7 +41,8 @@ P = TypeVar("P", bound=msgspec.Struct)
 
 MAGIC = b"L2SF"
 VERSION = 1
-HEADER = struct.Struct("<4sHHQQQdQ")
+HEADER = struct.Struct("<4sHHQQQdQ4sB3x4I")
+_DIMENSIONS = 4
 _MAX_INDEX = 1 << 48  # more frames than any acquisition has: a broken header must not fill memory
 
 
@@ -47,14 +53,16 @@ class Kind(IntEnum):
     END = 1
 
 
-def encode_frame_header(series: int, index: int, modules: int, timestamp: float, nbytes: int) -> bytes:
-    """Return the header of a frame; see the module for the fields."""
-    return HEADER.pack(MAGIC, VERSION, Kind.FRAME, series, index, modules, timestamp, nbytes)
+def encode_frame_header(spec: FrameSpec, series: int, index: int, modules: int, timestamp: float) -> bytes:
+    """Return the header of a frame that looks like ``spec``; see the module for the fields."""
+    sizes = (*spec.shape, *(0,) * (_DIMENSIONS - len(spec.shape)))
+    look = (spec.nbytes, spec.dtype.encode("ascii"), len(spec.shape), *sizes)
+    return HEADER.pack(MAGIC, VERSION, Kind.FRAME, series, index, modules, timestamp, *look)
 
 
 def encode_end(series: int, n_frames: int) -> bytes:
     """Return the header that ends a series of ``n_frames`` frames."""
-    return HEADER.pack(MAGIC, VERSION, Kind.END, series, n_frames, 0, 0.0, 0)
+    return HEADER.pack(MAGIC, VERSION, Kind.END, series, n_frames, 0, 0.0, 0, b"", 0, *(0,) * _DIMENSIONS)
 
 
 class StreamSource(Source[P], Generic[P]):
@@ -68,7 +76,7 @@ class StreamSource(Source[P], Generic[P]):
         if not message or len(message[0]) != HEADER.size:
             got = len(message[0]) if message else 0
             raise ProtocolError(f"header: got {got} bytes, expected {HEADER.size}")
-        magic, version, kind, series, index, modules, timestamp, nbytes = HEADER.unpack(message[0])
+        magic, version, kind, series, index, modules, timestamp, nbytes, dtype, ndim, *sizes = HEADER.unpack(message[0])
         if (magic, version) != (MAGIC, VERSION):
             raise ProtocolError(f"header: got {magic!r} version {version}, expected {MAGIC!r} version {VERSION}")
         if series != self.series:
@@ -81,8 +89,12 @@ class StreamSource(Source[P], Generic[P]):
                 return [SeriesEnd(index)]
             case Kind.FRAME:
                 _expect("parts of a frame", len(message), 2)
+                _expect("type of the pixels", dtype.rstrip(b"\0"), self.spec.dtype.encode("ascii"))
+                _expect("shape of a frame", tuple(sizes[:ndim]), self.spec.shape)
                 _expect("bytes that the header promises", nbytes, self.spec.nbytes)
-                _expect("bytes of a frame", len(message[1]), self.spec.nbytes)
+                _expect("bytes of a frame", message[1].nbytes, self.spec.nbytes)
+                if not isfinite(timestamp):
+                    raise ProtocolError(f"timestamp: got {timestamp}, expected seconds since the epoch")
                 if modules & ~self.spec.all_modules:
                     raise ProtocolError(f"modules: got bitmap {modules:#x}, expected within {self.spec.all_modules:#x}")
                 data = np.frombuffer(message[1], np.dtype(self.spec.dtype)).reshape(self.spec.shape)
@@ -91,6 +103,6 @@ class StreamSource(Source[P], Generic[P]):
                 raise ProtocolError(f"kind: got {kind}, expected 0 or 1")
 
 
-def _expect(what: str, got: int, expected: int) -> None:
+def _expect(what: str, got: object, expected: object) -> None:
     if got != expected:
-        raise ProtocolError(f"{what}: got {got}, expected {expected}")
+        raise ProtocolError(f"{what}: got {got!r}, expected {expected!r}")

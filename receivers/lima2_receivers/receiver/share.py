@@ -151,6 +151,7 @@ class Share:
             self._highest = max(self._highest, frame.index)
             self._timestamps[row] = frame.timestamp
             overtaken = [at for at in range(self._next_row, row) if at not in self._accepted]
+            self._accepted.update(overtaken)  # one that comes late all the same is not wanted any more
             self._next_row = max(self._next_row, row + 1)
             self._progressed = time.monotonic()
             refused = self._refused_reason

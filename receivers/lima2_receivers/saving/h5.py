@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -22,20 +25,69 @@ def saving_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise SavingError(f"{doing} {path}: {error}") from error
+        raise SavingError(f"{doing} {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the system's reason, which HDF5 hides in a long text; else the whole text."""
+    text = str(error)
+    if found := re.search(r"error message = '([^']*)'", text):
+        return found[1]
+    return error.strerror or text if isinstance(error, OSError) else text
 
 
 def create(path: Path, policy: FileExistsPolicy) -> h5py.File:
-    """Make a file in the format that readers may open while it is written."""
+    """Make a file in the format that readers may open while it is written; missing folders are made.
+
+    A file that is to be overwritten is unlinked: who reads it goes on reading it, and a symbolic link leads nowhere.
+
+    :raises SavingError: it can't be made, or is there and is not to be overwritten; nothing is left behind.
+    """
     with saving_errors(path, "making"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = "w" if policy is FileExistsPolicy.OVERWRITE else "x"
-        # HDF5's locks would refuse readers on file systems that have none; SWMR does not need them.
-        opened = h5py.File(path, mode, libver="latest", locking=False)
-        opened.attrs["NX_class"] = "NXroot"
-        opened.attrs["creator"] = CREATOR
-        opened.attrs["file_name"] = path.name
-        return opened
+        if policy is FileExistsPolicy.OVERWRITE:
+            path.unlink(missing_ok=True)
+        path.open("xb").close()  # so that from here on the file is ours
+    try:
+        with saving_errors(path, "making"):
+            # HDF5's locks would refuse readers on file systems that have none; SWMR does not need them.
+            opened = h5py.File(path, "w", libver="latest", locking=False)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        with saving_errors(path, "making"):
+            opened.attrs["NX_class"] = "NXroot"
+            opened.attrs["creator"] = CREATOR
+            opened.attrs["file_name"] = path.name
+            opened.attrs["file_time"] = datetime.now().astimezone().isoformat()
+    except BaseException:
+        remove(path, opened)
+        raise
+    return opened
+
+
+def remove(path: Path, opened: h5py.File) -> None:
+    """Unlink a file that we made, and close it."""
+    path.unlink(missing_ok=True)
+    give_up(opened)
+
+
+def give_up(opened: h5py.File) -> None:
+    """Close a file that can't be written any more and leave it as its last flush did, as a kill would.
+
+    HDF5 2.0.0 crashes the process some time after a close that could not write out what was still cached, on a full
+    disk for instance. So what it still wants to write goes to memory, and is forgotten.
+    """
+    if not opened:
+        return
+    spare = os.memfd_create("lima2-given-up")
+    try:
+        os.dup2(spare, opened.id.get_vfd_handle(), inheritable=False)
+    finally:
+        os.close(spare)
+    with suppress(OSError, RuntimeError, ValueError):
+        opened.close()
 
 
 def group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:

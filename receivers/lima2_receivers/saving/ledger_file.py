@@ -15,7 +15,7 @@ from ..acquisition import Outcome
 from ..ledger import Counts, FrameStatus
 from ..plan import FileExistsPolicy
 from ..topology import Topology
-from .h5 import create, group, growing, saving_errors
+from .h5 import create, give_up, group, growing, remove, saving_errors
 
 CHUNK_ROWS = 1024
 COLUMNS: dict[str, tuple[str, float]] = {  # dtype and fill of each column
@@ -26,10 +26,11 @@ COLUMNS: dict[str, tuple[str, float]] = {  # dtype and fill of each column
     "timestamp": ("<f8", np.nan),
 }
 GROUP = "/entry_0000/ledger"
+SUMMARY_BYTES = 65536
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
-    """The sum of a closed acquisition; in its file as JSON, dataset ``summary``."""
+    """The sum of a closed acquisition; in its file as JSON, the one element of dataset ``summary``."""
 
     acquisition: AcquisitionId
     announced: int
@@ -54,13 +55,27 @@ class LedgerFile:
         self._topology = topology
         self._rows = 0
         self._file = create(path, policy)
-        with saving_errors(path, "making"):
-            group(self._file, "entry_0000", "NXentry")
-            place = group(self._file, GROUP, "NXcollection")
-            self._columns = {
-                name: growing(place, name, (), dtype, fill, CHUNK_ROWS) for name, (dtype, fill) in COLUMNS.items()
-            }
-            self._file.swmr_mode = True
+        try:
+            with saving_errors(path, "making"):
+                self._begin()
+        except BaseException:
+            remove(path, self._file)
+            raise
+
+    def _begin(self) -> None:
+        """Make all datasets, then let readers in."""
+        self._file.attrs["default"] = "entry_0000"
+        group(self._file, "entry_0000", "NXentry")
+        place = group(self._file, GROUP, "NXcollection")
+        self._columns = {
+            name: growing(place, name, (), dtype, fill, CHUNK_ROWS) for name, (dtype, fill) in COLUMNS.items()
+        }
+        self._columns["timestamp"].attrs["units"] = "s"
+        # Now already: SWMR can't add a dataset later, and a file that was opened once more without SWMR to add it is
+        # one that nobody can open if that is killed.
+        text = h5py.string_dtype("utf-8", SUMMARY_BYTES)
+        self._summary = place.create_dataset("summary", (0,), text, maxshape=(1,), chunks=(1,), compression="gzip")
+        self._file.swmr_mode = True
 
     def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> None:
         """Write the next frames.
@@ -89,13 +104,30 @@ class LedgerFile:
             self._file.flush()
 
     def close(self, summary: LedgerSummary) -> None:
-        """Close the file, with its sum. SWMR can't add a dataset, so that the file is opened once more for it."""
-        with saving_errors(self._path, "closing"):
-            self._file.close()
-            with h5py.File(self._path, "r+", libver="latest", locking=False) as reopened:
-                reopened.require_group(GROUP)["summary"] = msgspec.json.encode(summary).decode()
+        """Add the summary and close the file."""
+        try:
+            with saving_errors(self._path, "closing"):
+                self._summary.resize(1, axis=0)
+                self._summary[0] = _to_json(summary)
+                self._file.flush()
+                self._file.close()
+        finally:
+            give_up(self._file)
 
     def discard(self) -> None:
         """Close and remove the file."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        remove(self._path, self._file)
+
+
+def _to_json(summary: LedgerSummary) -> bytes:
+    """Return a summary's JSON, short enough for its dataset: rare reasons are put together if need be."""
+    found = msgspec.json.encode(summary)
+    keep = 256
+    while len(found) > SUMMARY_BYTES:
+        keep //= 2
+        reasons: dict[str, int] = {}
+        for at, (reason, count) in enumerate(sorted(summary.reasons.items(), key=lambda item: -item[1])):
+            short = reason[:200] if at < keep else "other reasons"
+            reasons[short] = reasons.get(short, 0) + count
+        found = msgspec.json.encode(msgspec.structs.replace(summary, reasons=reasons, reason=summary.reason[:2000]))
+    return found

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import h5py
 import msgspec
 import numpy as np
 
-from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind
+from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind, fill_value
 
+from ..errors import SavingError
 from ..messages import ConstantInfo, Dataset
 from ..plan import AcquisitionPlan
-from .h5 import create, group, saving_errors
+from .h5 import create, group, remove, saving_errors
 from .ledger_file import COLUMNS, GROUP
-from .part import chunk_rows, dataset_path, group_name
+from .part import dataset_path, group_name
 
 ENTRY = "/entry_0000"
 MEASUREMENT = f"{ENTRY}/measurement"
 DATA = "data"  # the name of the main image in ``measurement``, as LImA2 has it
 _READ_BYTES = 4 * 1024 * 1024  # what a reader best asks for together
+_MAX_READ_ROWS = 1024
+_BIG_ROW = 1024 * 1024  # images from this size on are asked for one by one
+_TAKEN = {"measurement", "ledger", "title", "entry_identifier"}  # names in the entry
 
 
 class MasterInfo(msgspec.Struct, frozen=True):
@@ -49,29 +54,48 @@ class MasterInfo(msgspec.Struct, frozen=True):
 def write_master(path: Path, info: MasterInfo) -> tuple[Dataset, ...]:
     """Write a master file and return what it shows.
 
-    :raises SavingError: it can't be written.
+    :raises SavingError: it can't be written; nothing is left behind, and a file that was there is untouched.
     """
+    _check_name("instrument", info.instrument)
+    _check_name("detector", info.detector)
+    master = create(path, info.plan.saving.file_exists_policy)
+    try:
+        with saving_errors(path, "making"):
+            datasets = _fill(master, info)
+            master.close()
+    except BaseException:
+        remove(path, master)
+        raise
+    return datasets
+
+
+def _check_name(what: str, name: str) -> None:
+    if name in _TAKEN or not name.strip(".") or "/" in name:
+        taken = ", ".join(sorted(_TAKEN))
+        raise SavingError(f"{what}: got {name!r}, expected a name without '/' that is none of {taken}")
+
+
+def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
+    """Write everything into the file."""
     saved = [output for output in info.outputs if output.stream in info.files[0]]
-    with create(path, info.plan.saving.file_exists_policy) as master, saving_errors(path, "making"):
-        master.attrs["default"] = "entry_0000"
-        entry = group(master, "entry_0000", "NXentry")
-        entry["title"] = f"{info.detector} {info.acquisition}"
-        measurement = group(entry, "measurement", "NXdata")
-        entry.attrs["default"] = "measurement"
-        datasets = [
-            _link_output(measurement, info, output, _name_in_measurement(output, saved))
-            for output in saved
-            if output.kind is not OutputKind.SPARSE
-        ]
-        datasets += [_link_column(measurement, info.ledger, name) for name in COLUMNS]
-        for rank, files in enumerate(info.files):
-            if "sparse" in files:
-                measurement[f"sparse_{rank}"] = h5py.ExternalLink(files["sparse"], f"{ENTRY}/{group_name('sparse')}")
-        for constant in info.constants:
-            _link_constant(measurement, info, constant)
-        if any(dataset.name == DATA for dataset in datasets) or DATA in measurement:
-            measurement.attrs["signal"] = DATA
-        _describe(entry, measurement, info)
+    master.attrs["default"] = "entry_0000"
+    entry = group(master, "entry_0000", "NXentry")
+    entry["title"] = f"{info.detector} {info.acquisition}"
+    entry["entry_identifier"] = info.acquisition
+    measurement = group(entry, "measurement", "NXdata")
+    datasets = [
+        _link_output(measurement, info, output, _name_in_measurement(output, saved))
+        for output in saved
+        if output.kind is not OutputKind.SPARSE
+    ]
+    datasets += [_link_column(measurement, info.ledger, name) for name in COLUMNS]
+    entry["ledger"] = h5py.ExternalLink(info.ledger, GROUP)
+    for rank, files in enumerate(info.files):
+        if "sparse" in files:
+            measurement[f"sparse_{rank}"] = h5py.ExternalLink(files["sparse"], f"{ENTRY}/{group_name('sparse')}")
+    for constant in info.constants:
+        _link_constant(measurement, info, constant)
+    _describe(entry, measurement, info)
     return tuple(datasets)
 
 
@@ -97,19 +121,34 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
         layout[rank : h5py.h5s.UNLIMITED : n] = source[0 : h5py.h5s.UNLIMITED]
     made = measurement.create_virtual_dataset(name, layout, fillvalue=output.fill)
     made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
-    row_bytes = max(1, int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
-    rows = chunk_rows(output) * n if output.kind is not OutputKind.IMAGE else max(1, _READ_BYTES // row_bytes)
+    if name == DATA:
+        if output.name != DATA:
+            measurement[output.name] = made
+        _plot(measurement, output)
     return Dataset(
         name=output.name,
         path=f"{MEASUREMENT}/{name}",
         kind=output.kind,
         dtype=output.dtype,
         shape=output.shape,
-        chunk_frames=rows,
+        chunk_frames=_read_rows(output),
         unit=output.unit,
         label=output.label,
         hinted=output.hinted,
     )
+
+
+def _read_rows(output: Output) -> int:
+    """Return how many frames a reader best asks for together: a few MiB, a single one where images are big."""
+    size = max(1, prod(output.shape)) * np.dtype(output.dtype).itemsize
+    return 1 if size >= _BIG_ROW else min(_MAX_READ_ROWS, _READ_BYTES // size)
+
+
+def _plot(data: h5py.Group, output: Output) -> None:
+    """Let viewers plot the main image of a group."""
+    data.attrs["signal"] = DATA
+    data.attrs["axes"] = ["."] * (1 + len(output.shape))
+    data[DATA].attrs["interpretation"] = "image"
 
 
 def _link_column(measurement: h5py.Group, ledger: str, name: str) -> Dataset:
@@ -124,7 +163,7 @@ def _link_column(measurement: h5py.Group, ledger: str, name: str) -> Dataset:
         kind=OutputKind.SCALAR,
         dtype=dtype,
         shape=(),
-        chunk_frames=1024,
+        chunk_frames=_MAX_READ_ROWS,
         label=name.replace("_", " "),
     )
 
@@ -137,7 +176,8 @@ def _link_constant(measurement: h5py.Group, info: MasterInfo, constant: Constant
     layout = h5py.VirtualLayout(constant.shape, constant.dtype)
     path = f"{ENTRY}/{group_name(constant.stream)}/{constant.name}"
     layout[...] = h5py.VirtualSource(name, path, shape=constant.shape, dtype=constant.dtype)
-    made = measurement.create_virtual_dataset(constant.name, layout)
+    fill = fill_value(constant.dtype)
+    made = measurement.create_virtual_dataset(constant.name, layout, fillvalue=fill)
     made.attrs["units"], made.attrs["long_name"] = constant.unit, constant.label
 
 
@@ -150,7 +190,9 @@ def _describe(entry: h5py.Group, measurement: h5py.Group, info: MasterInfo) -> N
     if DATA in measurement:
         detector[DATA] = measurement[DATA]
         plot[DATA] = measurement[DATA]
-        plot.attrs["signal"] = DATA
+        plot.attrs["signal"], plot.attrs["axes"] = DATA, measurement.attrs["axes"]
+        detector.attrs["default"] = "plot"
+        entry.attrs["default"] = f"{info.instrument}/{info.detector}/plot"  # FabIO wants a path of several parts here
     spec = info.frame_spec
     detector["description"] = info.model
     detector["count_time"] = info.plan.acquisition.expo_time

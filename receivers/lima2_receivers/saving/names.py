@@ -30,15 +30,25 @@ def confine(base_path: str, roots: Iterable[str]) -> Path:
 
     :param base_path: as the plan gives it.
     :param roots: absolute folders.
-    :raises SavingError: it is not absolute, or leads out of the roots, also by a symbolic link.
+    :raises SavingError: it is not absolute, or leads out of the roots, also by a symbolic link; or the root that it
+        lies in is missing.
     """
     path = Path(base_path)
-    allowed = [str(root) for root in roots]
+    allowed = [Path(root) for root in roots]
     if "\0" in base_path or not path.is_absolute():
         raise SavingError(f"saving.base_path: got {base_path!r}, expected an absolute folder")
-    resolved = path.resolve()
-    if not any(resolved.is_relative_to(Path(root).resolve()) for root in allowed):
-        raise SavingError(f"saving.base_path: {base_path} is {resolved}, expected a folder below {', '.join(allowed)}")
+    if ".." in path.parts:
+        raise SavingError(f"saving.base_path: got {base_path!r}, expected a folder without '..'")
+    try:
+        resolved = path.resolve()
+        root = next((root for root in allowed if resolved.is_relative_to(root.resolve())), None)
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links is one or the other, by Python version
+        raise SavingError(f"saving.base_path: {base_path}: {error}") from error
+    if root is None:
+        expected = ", ".join(str(root) for root in allowed)
+        raise SavingError(f"saving.base_path: {base_path} is {resolved}, expected a folder below {expected}")
+    if not os.path.isdir(root):  # Path.is_dir raises where it may not look
+        raise SavingError(f"saving.roots: {root} is not there, or not a folder: is its file system mounted?")
     return resolved
 
 
@@ -47,6 +57,23 @@ def check_files(folder: Path, names: Iterable[str], policy: FileExistsPolicy) ->
 
     :raises SavingError: the folder can't be written, or a file is there and the policy is to abort.
     """
+    names = tuple(names)
+    for name in names:
+        if Path(name).name != name or not name.isprintable():
+            raise SavingError(f"saving.filename_prefix: got file name {name!r}, expected one without path or controls")
+    try:
+        _check_folder(folder)
+        present = [name for name in names if os.path.lexists(folder / name)]
+    except OSError as error:
+        raise SavingError(f"saving.base_path: {error.filename}: {error.strerror}") from error
+    if present and policy is FileExistsPolicy.ABORT:
+        raise SavingError(
+            f"saving.filename_prefix: {folder / present[0]} is there already; choose another prefix, or "
+            "file_exists_policy overwrite"
+        )
+
+
+def _check_folder(folder: Path) -> None:
     place = folder
     while not place.exists():
         place = place.parent
@@ -56,10 +83,3 @@ def check_files(folder: Path, names: Iterable[str], policy: FileExistsPolicy) ->
         raise SavingError(f"saving.base_path: {place} can't be written by user {os.geteuid()}")
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         raise SavingError(f"saving.base_path: {place} is on a file system that is mounted read-only")
-    if policy is FileExistsPolicy.ABORT:
-        for name in names:
-            if (folder / name).exists():
-                raise SavingError(
-                    f"saving.filename_prefix: {folder / name} is there already; choose another prefix, or "
-                    "file_exists_policy overwrite"
-                )

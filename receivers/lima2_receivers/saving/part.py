@@ -6,7 +6,8 @@ what is small waits for ``flush`` and goes out in runs. Rows that were skipped h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, Spars
 from ..errors import SavingError
 from ..plan import Compression, SavingParams
 from .codecs import Chunk, encode
-from .h5 import create, group, growing, saving_errors
+from .h5 import create, give_up, group, growing, remove, saving_errors
 from .names import part_names
-from .sparse import SparseColumns
+from .sparse import SparseColumns, check_sparse
 
 SPARSE_GROUP = "sparse_frames"  # the name that pyFAI and FabIO look for
 _CHUNK_BYTES = 256 * 1024  # of tables and profiles
@@ -110,7 +111,9 @@ class PartFiles:
             value = values.get(name)
             if value is None:
                 raise SavingError(f"output {name}: got nothing, expected {output.dtype} {output.shape}")
-            if not isinstance(value, SparseFrame):
+            if isinstance(value, SparseFrame) or output.kind is OutputKind.SPARSE:
+                check_sparse(output, value)
+            else:
                 value = np.asarray(value)
                 if value.shape != output.shape or value.dtype != np.dtype(output.dtype):
                     got = f"{value.dtype.str} {value.shape}"
@@ -163,7 +166,7 @@ class PartFiles:
     def discard(self) -> None:
         """Close and remove the files that this object made."""
         for stream in self._streams.values():
-            stream.abandon()
+            stream.discard()
         self._streams.clear()
         for path in self._made:
             path.unlink(missing_ok=True)
@@ -183,6 +186,7 @@ class _StreamFile:
         self._datasets: dict[str, h5py.Dataset] = {}
         self._small: dict[int, Mapping[str, Value]] = {}  # rows that wait for the next flush
         self._sparse: SparseColumns | None = None
+        self._broken = False
 
     def begin(self, constants: Sequence[Constant], metadata: Mapping[str, str]) -> None:
         """Make all datasets, then let readers in."""
@@ -215,7 +219,7 @@ class _StreamFile:
     def write(self, row: EncodedRow) -> None:
         """Write images now, keep the rest for the next flush."""
         small: dict[str, Value] = {}
-        with saving_errors(self.path, "writing"):
+        with self._writing("writing"):
             for output in self._outputs:
                 value = row.values[output.name]
                 if isinstance(value, SparseFrame):
@@ -235,7 +239,7 @@ class _StreamFile:
             self._sparse.put(row, None)
 
     def flush(self, rows: int) -> None:
-        with saving_errors(self.path, "flushing"):
+        with self._writing("flushing"):
             for first, values in _runs(self._small):
                 for name in values[0]:
                     dataset = self._datasets[name]
@@ -252,16 +256,29 @@ class _StreamFile:
 
     def close(self, rows: int) -> None:
         try:
-            if self._sparse is not None:
-                self._sparse.finish(rows)
-            self.flush(rows)
+            if self._sparse is not None and not self._broken:
+                with self._writing("closing"):
+                    self._sparse.finish(rows)
+            if not self._broken:
+                self.flush(rows)
+                with self._writing("closing"):
+                    self._file.close()
         finally:
-            self.abandon()
+            give_up(self._file)
 
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        with saving_errors(self.path, "closing"):
-            self._file.close()
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[None]:
+        """Turn errors into SavingErrors; one of HDF5 or the system means that the file can't be trusted with more."""
+        try:
+            with saving_errors(self.path, doing):
+                yield
+        except SavingError as error:
+            self._broken = self._broken or isinstance(error.__cause__, OSError | RuntimeError)
+            raise
+
+    def discard(self) -> None:
+        """Remove the file."""
+        remove(self.path, self._file)
 
 
 def _runs(rows: Mapping[int, Mapping[str, Value]]) -> list[tuple[int, list[Mapping[str, NDArray[np.generic]]]]]:

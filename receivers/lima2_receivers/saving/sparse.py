@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lima2_processing.frame import LocalIdx, Output, SparseFrame
+from lima2_processing.frame import LocalIdx, Output, OutputKind, SparseFrame
 
 from ..errors import SavingError
 from .h5 import growing
@@ -77,3 +77,18 @@ class SparseColumns:
         for row in range(self._rows, rows):
             self._waiting.setdefault(row, None)
         self.flush()
+
+
+def check_sparse(output: Output, value: object) -> None:
+    """See whether a value is a sparse frame as its output declares it.
+
+    :raises SavingError: it is not.
+    """
+    got = f"a {type(value).__name__}"
+    if isinstance(value, SparseFrame):
+        index, intensity = value.index, value.intensity
+        got = f"index {index.dtype.str} {index.shape}, intensity {intensity.dtype.str} {intensity.shape}"
+        fits = index.dtype == np.uint32 and intensity.dtype == np.dtype(output.dtype)
+        if output.kind is OutputKind.SPARSE and fits and index.ndim == 1 and index.shape == intensity.shape:
+            return
+    raise SavingError(f"output {output.name}: got {got}, expected {output.kind} {output.dtype} {output.shape}")

@@ -90,6 +90,12 @@ class Requester:
             async with asyncio.timeout(seconds):
                 await self._socket.send_multipart([number, encode(message)])
                 reply = await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # ``close`` cancelled what waited here, and not the task that waits
+            raise UnreachableError(f"{self.who} at {self.endpoint}: connection closed") from None
         except TimeoutError:
             raise UnreachableError(
                 f"{self.who} at {self.endpoint} did not answer {type(message).__name__} within {seconds:g} s"
@@ -108,11 +114,10 @@ class Requester:
             return
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
-        self._socket.close(linger=0)
-        self._socket = None
+        socket, self._socket = self._socket, None
+        socket.close(linger=0)
         for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(UnreachableError(f"{self.who} at {self.endpoint}: connection closed"))
+            future.cancel()
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:

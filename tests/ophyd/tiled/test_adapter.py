@@ -1,5 +1,7 @@
 """Reading single frames of growing virtual datasets, the way a server's threads do."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -151,23 +153,31 @@ def test_scalars(master, tmp_path):
     np.testing.assert_array_equal(found, np.arange(10, 900, 7))
 
 
+WRITER = """
+import sys, h5py, numpy as np
+with h5py.File(sys.argv[1], "w", libver="latest") as file:
+    made = file.create_dataset("n", (0,), "<u4", maxshape=(None,), chunks=(16,), fillvalue=2**32 - 1)
+    file.swmr_mode = True
+    for line in sys.stdin:
+        n = int(line)
+        made.resize((n,))
+        made[n - 10 :] = np.arange(n - 10, n)
+        file.flush()
+        print(n, flush=True)
+"""
+
+
 def test_many_threads_see_a_file_grow(tmp_path):
     path = tmp_path / "live.h5"
-    written = 0
-    with h5py.File(path, "w", libver="latest") as file:
-        made = file.create_dataset("n", (0,), "<u4", maxshape=(None,), chunks=(16,), fillvalue=2**32 - 1)
-        file.swmr_mode = True
-
-        def read(_):
-            count = written
-            return count, make_adapter(path, (max(1, count),), 16, "<u4", "n").read()
-
-        with ThreadPoolExecutor(4) as threads:
-            for _ in range(20):
-                with module._lock:  # the writer is in this process too
-                    made.resize((written + 10,))
-                    made[written:] = np.arange(written, written + 10)
-                    file.flush()
-                written += 10
-                for count, found in threads.map(read, range(8)):
-                    np.testing.assert_array_equal(found, np.arange(count))
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        for n in range(10, 210, 10):
+            writer.stdin.write(f"{n}\n")
+            writer.stdin.flush()
+            assert int(writer.stdout.readline()) == n
+            for found in threads.map(lambda n: make_adapter(path, (n,), 16, "<u4", "n").read(), [n] * 8):
+                np.testing.assert_array_equal(found, np.arange(n))
+        writer.stdin.close()

@@ -25,7 +25,7 @@ class SimulatorParams(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     loss: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    lose: tuple[int, ...] = ()
+    lose: tuple[Annotated[int, Meta(ge=0)], ...] = ()
 
 
 class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +33,8 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     :param control: endpoint of its commands.
     :param folder: absolute folder for its journals and calibration files.
+    :param send_timeout: seconds that a frame waits for its receiver before it is dropped; after that, frames for this
+        receiver don't wait until it takes one again.
     :param size: how big the detector is.
     :param gap_pixels: True: the double-size pixels at chip edges take two pixels of the image.
     :param n_distinct: frames that are made ahead and sent in turn.
@@ -44,6 +46,7 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     control: str
     folder: str
+    send_timeout: Annotated[float, Meta(gt=0, le=3600)] = 5.0
     size: Size = Size.FOUR_M
     gap_pixels: bool = True
     n_distinct: Annotated[int, Meta(ge=1, le=1000)] = 16

@@ -10,6 +10,7 @@ from lima2_processing.frame import FrameSpec, ModuleLayout
 from ..journal import Spot
 
 MARGIN = 6  # pixels between a spot's centre and the edge of its module
+CHIP_MARGIN = 4  # pixels between a spot's centre and the double-size pixels at a chip's edge
 DISTANCE = 14.0  # pixels between two spots at least
 MEDIAN_PHOTONS, SPREAD = 900.0, 0.6  # of the log-normal distribution of spots' intensities
 
@@ -85,16 +86,28 @@ def place_spots(layout: ModuleLayout, module: tuple[int, int], count: int, rando
     """
     spots: list[Spot] = []
     taken = np.empty((0, 2))
-    for _ in range(4 * count):
+    for _ in range(8 * count):
         if len(spots) == count:
             break
         origin = layout.origins[random.integers(len(layout.origins))]
         place = np.array([random.uniform(o + MARGIN, o + s - 1 - MARGIN) for o, s in zip(origin, module, strict=True)])
+        if _near_chip_edge(layout, place - origin):
+            continue
         if len(taken) and np.hypot(*(taken - place).T).min() < DISTANCE:
             continue
         taken = np.vstack([taken, place])
         spots.append(Spot(float(place[0]), float(place[1]), float(random.lognormal(np.log(MEDIAN_PHOTONS), SPREAD))))
     return spots
+
+
+def _near_chip_edge(layout: ModuleLayout, place: NDArray[np.float64]) -> bool:
+    """Tell whether a place (row, col) of a module's image is too near to where two chips meet."""
+    for position, chip in zip(place, layout.chip_shape, strict=True):
+        pitch = chip + layout.chip_gap
+        after = (position + 0.5 + layout.chip_gap / 2) % pitch  # from the middle of the last gap
+        if min(after, pitch - after) < layout.chip_gap / 2 + 1 + CHIP_MARGIN:
+            return True
+    return False
 
 
 def add_spots(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from lima2_processing.frame import FrameSpec
 from lima2_processing.layouts import grid, jungfrau
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DetectorError
 from ..supply import Supply, scene
 from .params import SimulatorSettings, Size
 from .scene import add_spots, background_rate, place_spots, raw_pixel_of
@@ -51,9 +52,11 @@ def frame_spec(settings: SimulatorSettings) -> FrameSpec:
             return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))
 
 
-def simulate_supply(settings: SimulatorSettings) -> Supply:
+def simulate_supply(settings: SimulatorSettings, unwanted: threading.Event | None = None) -> Supply:
     """Make all distinct frames, and the calibration files that belong to them.
 
+    :param unwanted: set when the frames are not wanted any more.
+    :raises DetectorError: it was set before they were all made.
     :raises ConfigError: the folder can't be written.
     """
     spec = frame_spec(settings)
@@ -74,6 +77,8 @@ def simulate_supply(settings: SimulatorSettings) -> Supply:
     hits = set(random.permutation(settings.n_distinct)[:n_hits].tolist())
     frames, scenes = [], []
     for number in range(settings.n_distinct):
+        if unwanted is not None and unwanted.is_set():
+            raise DetectorError(f"got {number} of {settings.n_distinct} frames before they were not wanted any more")
         photons = random.poisson(rate).ravel()
         spots = place_spots(layout, (module[0], module[1]), count, random) if number in hits else []
         add_spots(photons, collector, spots, random)

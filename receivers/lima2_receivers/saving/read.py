@@ -1,0 +1,107 @@
+"""Reading our files, also while they are written and after their writers were killed.
+
+Three hazards of HDF5, and what these helpers do about them:
+
+- HDF5 shares an open file among all who open it in one process: a second open sees the first one's old extent. So one
+  lock is held from open to close, and nothing stays open; keep what you do inside ``open_file`` short.
+- A part file that is opened directly and through the master's virtual datasets in one process can give wrong pixels.
+  So read frames from the master; ``read_sparse``, which needs a part file, has it alone.
+- A file that is written, or whose writer was killed, opens with ``swmr`` alone: that is how all are opened.
+
+An extent never tells what is valid: rows of lost frames have data that read as fill, and what was written after the
+last count that was published may be torn. Ask ``read_statuses``, or the count.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters that our images are compressed with
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import LocalIdx, SparseFrame
+
+from ..errors import SavingError
+from .h5 import saving_errors
+from .ledger_file import GROUP, LedgerSummary
+from .part import SPARSE_GROUP
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Open a master, ledger or part file for reading, alone in this process.
+
+    :raises SavingError: it can't be read.
+    """
+    with _lock, saving_errors(path, "reading"), h5py.File(path, "r", swmr=True, libver="latest", locking=False) as file:
+        yield file
+
+
+def read_rows(master: Path, dataset: str, first: int = 0, last: int | None = None) -> NDArray[np.generic]:
+    """Return frames ``first`` to ``last`` - 1 of a dataset of the master file.
+
+    :param dataset: path in the file, as in ``messages.Dataset``.
+    :param last: None: all that are there.
+    :returns: (frames, ...); fewer frames than asked for where the dataset is shorter.
+    :raises SavingError: the file can't be read, or has no such dataset.
+    """
+    with open_file(master) as file:
+        return np.asarray(_dataset(file, dataset)[first:last])
+
+
+def read_frame(master: Path, dataset: str, frame: int) -> NDArray[np.generic]:
+    """Return one frame of a dataset of the master file.
+
+    :param dataset: path in the file, as in ``messages.Dataset``.
+    :raises SavingError: the file can't be read, or has no such dataset or frame.
+    """
+    found = read_rows(master, dataset, frame, frame + 1) if frame >= 0 else np.empty(0)
+    if not len(found):
+        raise SavingError(f"reading {master}: {dataset} has no frame {frame}")
+    return found[0]
+
+
+def read_statuses(ledger: Path) -> NDArray[np.uint8]:
+    """Return what became of each frame so far (frames,): the numbers of ``FrameStatus``."""
+    with open_file(ledger) as file:
+        return np.asarray(_dataset(file, f"{GROUP}/frame_status")[()])
+
+
+def read_summary(ledger: Path) -> LedgerSummary | None:
+    """Return the sum of an acquisition; None: it is not closed, or its conductor was killed."""
+    with open_file(ledger) as file:
+        texts = _dataset(file, f"{GROUP}/summary")[()]
+    return msgspec.json.decode(texts[0], type=LedgerSummary) if len(texts) else None
+
+
+def read_sparse(part: Path, row: LocalIdx) -> SparseFrame:
+    """Return the sparse frame in a row of a receiver's part file.
+
+    :raises SavingError: the file can't be read, or has no such row yet.
+    """
+    with open_file(part) as file:
+        data = f"/entry_0000/{SPARSE_GROUP}"
+        # The pointers first: the writer has flushed the pixels before them.
+        ends = _dataset(file, f"{data}/frame_ptr")[row : row + 2]
+        if row < 0 or len(ends) < 2:
+            raise SavingError(f"reading {part}: row {row} is not there")
+        pixels = slice(int(ends[0]), int(ends[1]))
+        index, intensity = _dataset(file, f"{data}/index"), _dataset(file, f"{data}/intensity")
+        for column in (index, intensity):
+            column.refresh()
+        return SparseFrame(index[pixels], intensity[pixels])
+
+
+def _dataset(file: h5py.File, path: str) -> h5py.Dataset:
+    found = file.get(path)
+    if not isinstance(found, h5py.Dataset):
+        raise SavingError(f"reading {file.filename}: there is no dataset {path}")
+    return found

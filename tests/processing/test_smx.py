@@ -1,0 +1,268 @@
+import math
+
+import msgspec
+import numpy as np
+import pytest
+
+from lima2_processing.calibration import CalibrationFile
+from lima2_processing.errors import ParameterError, ProcessingError
+from lima2_processing.frame import Frame, FrameSpec
+from lima2_processing.layouts import grid, jungfrau
+from lima2_processing.pipelines.smx import Smx
+from lima2_processing.pipelines.smx_params import PLUGIN, ErrorModel, GainUnit, SmxParams
+from lima2_processing.testing import PipelineContract
+
+FILE = CalibrationFile("/calibration")
+TINY = grid((2, 2), (48, 64), (24, 32), gap_pixels=True, module_gap=(6, 2))
+GAINS = (500.0, -18.0, -1.4)
+
+
+def calibration(spec, seed=0):
+    n = math.prod(spec.shape)
+    rng = np.random.default_rng(seed)
+    pedestal = np.stack([rng.normal(middle, 30, n) for middle in (2500, 14000, 14500)]).astype(np.float32)
+    gain = np.stack([middle * rng.normal(1, 0.02, n) for middle in GAINS]).astype(np.float32)
+    return {"pedestal.0": pedestal, "gain.0": gain}
+
+
+def raw_frames(spec, files, n=3, n_spots=12):
+    """Frames in raw words of photons (background 1, spots of a few hundred in 3x3 pixels)."""
+    frames = []
+    for index in range(n):
+        rng = np.random.default_rng(index)
+        photons = rng.poisson(1.0, spec.shape).astype(np.float64)
+        modules, rows, cols = spec.shape
+        for _ in range(n_spots):
+            m, r, c = rng.integers(modules), rng.integers(4, rows - 4), rng.integers(4, cols - 4)
+            photons[m, r - 1 : r + 2, c - 1 : c + 2] += rng.poisson([[20, 40, 20], [40, 90, 40], [20, 40, 20]])
+        flat = photons.ravel()
+        stage = np.digitize(flat, [20, 400])
+        at = np.arange(flat.size)
+        adc = np.clip(files["pedestal.0"][stage, at] + flat * files["gain.0"][stage, at], 0, 16383).astype(np.uint16)
+        words = np.array([0, 1, 3], np.uint16)[stage] << 14 | adc
+        frames.append(Frame(index, words.reshape(spec.shape), spec.all_modules, 0.0))
+    return tuple(frames)
+
+
+RAW_PARAMS = SmxParams(pedestal=(FILE,), gain=(FILE,), n_bins=30, connected=3, min_nb_peaks=5, max_peaks=40)
+
+
+class TestRawFrames(PipelineContract):
+    plugin = PLUGIN
+
+    def spec(self):
+        return TINY
+
+    def files(self):
+        return calibration(TINY)
+
+    def frames(self):
+        return raw_frames(TINY, self.files())
+
+    def parameters(self):
+        return RAW_PARAMS
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<f4"])
+class TestPlainImages(PipelineContract):
+    plugin = PLUGIN
+
+    @pytest.fixture(autouse=True)
+    def _dtype(self, dtype):
+        self.dtype = dtype
+
+    def spec(self):
+        return FrameSpec((70, 50), self.dtype)
+
+    def frames(self):
+        rng = np.random.default_rng(0)
+        return tuple(Frame(at, rng.poisson(3, (70, 50)).astype(self.dtype), 1, 0.0) for at in range(5, 9))
+
+    def parameters(self):
+        return SmxParams(n_bins=20, beam_center=(-10.5, 200), error_model=ErrorModel.POISSON, max_peaks=3)
+
+
+@pytest.fixture
+def make(device):
+    """Makes pipelines and closes them."""
+    made = []
+
+    def run(params=RAW_PARAMS, spec=TINY, files=None, **changes):
+        files = calibration(spec) if files is None and params.pedestal else files or {}
+        made.append(Smx(msgspec.structs.replace(params, **changes), spec, device, files))
+        return made[-1]
+
+    yield run
+    for pipeline in made:
+        pipeline.close()
+
+
+def test_whole_chain_as_the_reference(make, reference):
+    files = calibration(TINY)
+    files["pedestal.0"][1, 700] = 0
+    pipeline = make(files=files)
+    frame = raw_frames(TINY, files)[0]
+    values = pipeline.process((frame,)).frames[0].values
+    modules = reference.correct(frame.data.ravel(), files["pedestal.0"], files["gain.0"]).reshape(TINY.shape)
+    dense = reference.assemble(modules, TINY.layout)
+    np.testing.assert_allclose(values["dense"], dense, rtol=1e-5, atol=1e-4)
+    constants = {constant.name: constant.data for constant in pipeline.constants()}
+    assert (np.isnan(constants["mask"]) == np.isnan(dense)).all()
+    assert np.isnan(dense).sum() > 6 * TINY.layout.image_shape[1]
+    assert constants["radius"].shape == values["background_avg"].shape == (30,)
+    assert 8 <= values["n_peaks"] <= 12
+    assert values["is_hit"] == 1
+    assert values["peaks_overflow"] == 0
+    found = values["peaks"][: values["n_peaks"]]
+    assert np.isfinite(found).all()
+    assert np.isnan(values["peaks"][values["n_peaks"] :]).all()
+    pixels = np.rint(found[:, 0]) * dense.shape[1] + np.rint(found[:, 1])
+    assert np.isin(pixels, values["sparse"].index).all()
+
+
+def test_results_name_the_device(make, device):
+    assert make().process(raw_frames(TINY, calibration(TINY))).device == device.name
+
+
+def test_too_many_peaks_are_told_and_the_strongest_kept(make):
+    frame = raw_frames(TINY, calibration(TINY))[:1]
+    everything = make().process(frame).frames[0].values
+    few = make(max_peaks=4).process(frame).frames[0].values
+    assert few["n_peaks"] == everything["n_peaks"] > 4
+    assert (everything["peaks_overflow"], few["peaks_overflow"]) == (0, 1)
+    table = everything["peaks"][: everything["n_peaks"]]
+    strongest = table[np.sort(np.argsort(table[:, 2])[-4:])]
+    np.testing.assert_array_equal(few["peaks"], strongest)
+
+
+def test_a_frame_with_few_peaks_is_no_hit(make):
+    frame = raw_frames(TINY, calibration(TINY), 1)
+    n_peaks = int(make().process(frame).frames[0].values["n_peaks"])
+    for least, hit in ((n_peaks, 1), (n_peaks + 1, 0)):
+        assert make(min_nb_peaks=least).process(frame).frames[0].values["is_hit"] == hit
+
+
+def test_peaks_beyond_the_largest_radius_do_not_count(make):
+    frame = raw_frames(TINY, calibration(TINY), 1)
+    table = make().process(frame).frames[0].values["peaks"]
+    middle = (np.array(TINY.layout.image_shape) - 1) / 2
+    near = np.hypot(*(np.rint(table[:, :2]) - middle).T) * 0.075 <= 2.0
+    inside = make(radius_max=2.0).process(frame).frames[0].values
+    assert 0 < near.sum() < np.isfinite(table[:, 0]).sum()
+    np.testing.assert_array_equal(inside["peaks"][: inside["n_peaks"]], table[near])
+
+
+def test_missing_modules_are_masked(make):
+    pipeline = make()
+    frame = raw_frames(TINY, calibration(TINY), 1)[0]
+    values = pipeline.process((Frame(frame.index, frame.data, 0b1101, 0.0),)).frames[0].values
+    whole = pipeline.process((frame,)).frames[0].values
+    rows, cols = 50, 66
+    module = np.s_[:rows, cols + 2 :]
+    assert np.isnan(values["dense"][module]).all()
+    others = np.ones(TINY.layout.image_shape, bool)
+    others[module] = False
+    np.testing.assert_array_equal(values["dense"][others], whole["dense"][others])
+
+
+def test_gains_in_adu_per_kev(make):
+    files = calibration(TINY)
+    in_kev = {**files, "gain.0": files["gain.0"] / 12.4}
+    frame = raw_frames(TINY, files, 1)
+    photons = make(files=files).process(frame).frames[0].values["dense"]
+    same = make(files=in_kev, gain_unit=GainUnit.ADU_PER_KEV, photon_energy=12400.0).process(frame)
+    np.testing.assert_allclose(same.frames[0].values["dense"], photons, rtol=1e-5)
+
+
+def test_one_file_or_three(make):
+    files = calibration(TINY)
+    three = {f"{name}.{at}": files[f"{name}.0"][at] for name in ("pedestal", "gain") for at in range(3)}
+    frame = raw_frames(TINY, files, 1)
+    one = make(files=files).process(frame).frames[0].values["dense"]
+    other = make(files=three, pedestal=(FILE,) * 3, gain=(FILE,) * 3).process(frame).frames[0].values["dense"]
+    np.testing.assert_array_equal(one, other)
+
+
+def test_double_pixels_that_are_not_shared_are_saved_but_give_no_peaks(make):
+    spec = grid((1, 1), (64, 64), (32, 32), gap_pixels=False, module_gap=(0, 0))
+    data = np.random.default_rng(0).poisson(2, spec.shape).astype(np.uint16)
+    data[0, 30:34, 9:14] += 300
+    data[0, 49:52, 49:52] += 300
+    values = make(SmxParams(n_bins=10, connected=3), spec).process((Frame(0, data, 1, 0.0),)).frames[0].values
+    np.testing.assert_array_equal(values["dense"], data[0])
+    double = np.zeros((64, 64), bool)
+    double[31:33] = double[:, 31:33] = True
+    assert not double.flat[values["sparse"].index].any()
+    rows = np.rint(values["peaks"][: values["n_peaks"], 0])
+    assert 50 in rows
+    assert not np.isin(rows, [31, 32]).any()
+
+
+def test_user_mask_of_raw_values(make):
+    masked = np.zeros(70 * 50, np.uint8)
+    masked[100:200] = 1
+    data = np.random.default_rng(0).poisson(3, (70, 50)).astype(np.float32)
+    pipeline = make(SmxParams(mask=FILE, n_bins=10), FrameSpec((70, 50), "<f4"), {"mask": masked})
+    values = pipeline.process((Frame(0, data, 1, 0.0),)).frames[0].values
+    np.testing.assert_array_equal(np.isnan(values["dense"].ravel()), masked == 1)
+
+
+def test_raw_words_without_pedestals_stay_counts(make):
+    data = np.random.default_rng(0).integers(0, 65535, TINY.shape).astype(np.uint16)
+    values = make(SmxParams(n_bins=10), TINY).process((Frame(0, data, 15, 0.0),)).frames[0].values
+    assert values["dense"][0, 0] == data[0, 0, 0]
+
+
+@pytest.mark.parametrize("fill", [0, np.nan, 65535])
+def test_empty_frames(make, fill):
+    kind = "<f4" if np.isnan(fill) else "<u2"
+    data = np.full((70, 50), fill, kind)
+    values = make(SmxParams(n_bins=10), FrameSpec((70, 50), kind)).process((Frame(0, data, 1, 0.0),)).frames[0].values
+    assert values["n_peaks"] == 0
+    assert not len(values["sparse"].index)
+    assert (np.isnan(values["background_avg"]) | (values["background_avg"] == 0)).all()
+
+
+def test_closed_pipelines_refuse_frames(make):
+    pipeline = make()
+    pipeline.close()
+    with pytest.raises(ProcessingError, match="closed"):
+        pipeline.process(raw_frames(TINY, calibration(TINY)))
+
+
+def test_a_batch_larger_than_its_room(make):
+    frames = raw_frames(TINY, calibration(TINY), 3) * 3
+    assert [result.index for result in make().process(frames).frames] == [0, 1, 2] * 3
+
+
+def test_a_whole_4m(make):
+    spec = jungfrau(8)
+    files = calibration(spec)
+    values = make(spec=spec, files=files, n_bins=500).process(raw_frames(spec, files, 1, 60)).frames[0].values
+    assert values["dense"].shape == (2164, 2068)
+    assert 45 <= values["n_peaks"] <= 60
+
+
+WRONG = [
+    ({"gain": ()}, {}, r"params\.gain.*neither"),
+    ({"pedestal": (FILE,) * 2}, {}, r"params\.pedestal: got '2 files', expected 1 or 3"),
+    ({"cutoff_peak": 1.0}, {}, r"params\.cutoff_peak: got 1\.0, expected at least cutoff_pick, 4"),
+    ({"patch_size": 4}, {}, r"params\.patch_size: got 4, expected an odd"),
+    ({"connected": 26}, {}, r"params\.connected: got 26, expected at most the patch's 25"),
+    ({"gain_unit": GainUnit.ADU_PER_KEV}, {}, r"params\.photon_energy"),
+    ({"unit": "2th_deg"}, {}, r"params\.distance"),
+    ({"beam_center": (math.nan, 1.0)}, {}, r"params\.beam_center.*finite"),
+    ({"noise": math.inf}, {}, r"params\.noise.*finite"),
+    ({}, {"gain.0": np.ones(5)}, r"params\.gain: got '5 values'"),
+    ({}, {"pedestal.0": np.zeros((3, 4 * 48 * 64))}, "every pixel masked"),
+    ({"mask": FILE}, {"mask": np.ones((3, 4))}, r"params\.mask: got \(3, 4\)"),
+    ({"mask": FILE}, {"mask": "no array"}, r"params\.mask.*an array"),
+    ({"poni": FILE}, {"poni": np.ones(3)}, r"params\.poni.*a \.poni file"),
+    ({"poni": FILE}, {"poni": "nonsense"}, r"params\.poni.*PONI file that pyFAI reads"),
+]
+
+
+@pytest.mark.parametrize(("changes", "files", "message"), WRONG, ids=[message for _, _, message in WRONG])
+def test_what_does_not_fit_is_refused(make, changes, files, message):
+    with pytest.raises(ParameterError, match=message):
+        make(files={**calibration(TINY), **files}, **changes)

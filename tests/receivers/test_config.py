@@ -1,0 +1,188 @@
+"""Configuration files: what is refused, and that the message says where."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lima2_receivers.config import Config, check_config, detector_settings, load_config
+from lima2_receivers.errors import ConfigError
+
+GOOD = """
+[detector]
+plugin = "simulator"
+settings = { control = "ipc:///run/lima2/simulator", folder = "/data" }
+
+[conductor]
+commands = "ipc:///run/lima2/commands"
+state = "ipc:///run/lima2/state"
+
+[[receivers]]
+commands = "ipc:///run/lima2/receiver0"
+data = "tcp://127.0.0.1:5550"
+
+[[receivers]]
+commands = "ipc:///run/lima2/receiver1"
+data = "tcp://127.0.0.1:5551"
+ring = { slots = 8 }
+
+[saving]
+roots = ["/data"]
+"""
+EXAMPLES = sorted((Path(__file__).parents[2] / "receivers" / "examples").glob("*.toml"))
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load the good configuration with one text replaced by another."""
+
+    def load(old: str = "", new: str = "", /, text: str = GOOD) -> Config:
+        assert old in text
+        path = tmp_path / "detector.toml"
+        path.write_text(text.replace(old, new, 1) if old else text)
+        return load_config(path)
+
+    return load
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    control: str
+    folder: str = "/"
+    size: int = 1
+
+
+def test_what_is_not_given_has_its_default(load):
+    config = load()
+    assert [receiver.ring.slots for receiver in config.receivers] == [16, 8]
+    assert config.deadlines.command == 5
+    assert not config.insecure
+
+
+def test_every_endpoint_has_its_place(load):
+    assert load().endpoints() == {
+        "conductor.commands": "ipc:///run/lima2/commands",
+        "conductor.state": "ipc:///run/lima2/state",
+        "receivers[0].commands": "ipc:///run/lima2/receiver0",
+        "receivers[0].data": "tcp://127.0.0.1:5550",
+        "receivers[1].commands": "ipc:///run/lima2/receiver1",
+        "receivers[1].data": "tcp://127.0.0.1:5551",
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[saving]", "[savings]", r"unknown field `savings`|missing required field `saving`"),
+        ("[saving]", "[saving]\nflush_perod = 1", r"unknown field `flush_perod` - at `\$\.saving`"),
+        ("slots = 8", "slot = 8", r"unknown field `slot` - at `\$\.receivers\[1\]\.ring`"),
+        ("slots = 8", "slots = 1", r">= 2 - at `\$\.receivers\[1\]\.ring\.slots`"),
+        ("slots = 8", 'slots = "many"', r"Expected `int`, got `str` - at `\$\.receivers\[1\]\.ring\.slots`"),
+        ('plugin = "simulator"', "", r"missing required field `plugin` - at `\$\.detector`"),
+        ('roots = ["/data"]', "roots = []", r"length >= 1 - at `\$\.saving\.roots`"),
+        ('roots = ["/data"]', 'roots = ["/data", "data"]', r"saving\.roots: got 'data', expected an absolute folder"),
+        ("[saving]", "[saving\n", r"(?i)expected|invalid"),
+    ],
+)
+def test_what_is_misspelt_or_out_of_range_is_refused_with_its_place(load, tmp_path, old, new, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(old, new)
+    assert str(caught.value).startswith(f"configuration {tmp_path / 'detector.toml'}: ")
+
+
+def test_a_configuration_without_receivers_is_refused(load):
+    head, _, rest = GOOD.partition("[[receivers]]")
+    with pytest.raises(ConfigError, match="receivers"):
+        load(text=f"receivers = []\n{head}{rest[rest.index('[saving]') :]}")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=rf"configuration {tmp_path}/none\.toml: No such file"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "noise.toml").write_bytes(b'name = "\xff\xfe"')
+    with pytest.raises(ConfigError, match=r"configuration .*noise\.toml: "):
+        load_config(tmp_path / "noise.toml")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "ipc://run/relative",
+        "ipc://",
+        "ipc:///" + "d" * 107,
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.1:",
+        "tcp://:5550",
+        "tcp://127.0.0.1:0",
+        "tcp://127.0.0.1:65536",
+        "tcp://127.0.0.1:-1",
+        "tcp://127.0.0.1:5²",
+        "udp://127.0.0.1:5550",
+        "inproc://x",
+        "127.0.0.1:5550",
+        "",
+    ],
+)
+def test_a_malformed_endpoint_is_refused(load, endpoint):
+    with pytest.raises(ConfigError, match=r"receivers\[1\]\.data: got .*, expected "):
+        load("tcp://127.0.0.1:5551", endpoint)
+
+
+def test_the_longest_path_that_a_socket_takes_is_allowed(load):
+    assert load("/run/lima2/state", "/" + "d" * 106)
+    with pytest.raises(ConfigError, match=r"conductor\.state: .* at most 107 bytes"):
+        load("/run/lima2/state", "/" + "d" * 105 + "é")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "[::1]"])
+def test_loopback_is_allowed(load, host):
+    assert load("tcp://127.0.0.1:5551", f"tcp://{host}:5551")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "*", "10.1.1.1", "id00", "[::]", "localhost.example.org", "127.example.org", "127.0.0.1.example"],
+)
+def test_what_others_can_reach_needs_a_word(load, host):
+    other = GOOD.replace("tcp://127.0.0.1:5551", f"tcp://{host}:5551")
+    with pytest.raises(ConfigError, match=r"receivers\[1\]\.data: .* can be reached from other hosts"):
+        load(text=other)
+    assert load(text="insecure = true\n" + other)
+
+
+@pytest.mark.parametrize("old", ["ipc:///run/lima2/state", "ipc:///run/lima2/receiver1"])
+def test_an_endpoint_that_is_used_twice_is_refused(load, old):
+    with pytest.raises(ConfigError, match=r"ipc:///run/lima2/commands is used by conductor\.commands already"):
+        load(old, "ipc:///run/lima2/commands")
+
+
+def test_a_configuration_made_in_a_program_is_checked_alike(load):
+    config = load()
+    with pytest.raises(ConfigError, match="used by"):
+        check_config(msgspec.structs.replace(config, receivers=config.receivers[:1] * 2))
+
+
+def test_the_plugin_reads_its_own_table(load):
+    assert detector_settings(load(), Settings) == Settings("ipc:///run/lima2/simulator", "/data")
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("contrl", r"unknown field `contrl`|missing required field `control`"),
+        ("size = 'big', control", r"Expected `int`, got `str` - at `\$\.size`"),
+        ("color = 'red', control", r"unknown field `color`"),
+    ],
+)
+def test_a_wrong_table_of_a_plugin_is_refused(load, new, said):
+    config = load("control", new)
+    with pytest.raises(ConfigError, match=rf"detector\.settings of plugin simulator: .*({said})"):
+        detector_settings(config, Settings)
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="there are no examples")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_can_be_used(path):
+    assert load_config(path).receivers

@@ -1,0 +1,100 @@
+"""Plans against what the detector can do and which plugins there are."""
+
+import msgspec
+import pytest
+
+from lima2_processing.frame import FrameSpec
+from lima2_receivers.conductor.validate import check_plan
+from lima2_receivers.config import ConductorConfig, Config, DetectorConfig, ReceiverConfig, SavingConfig
+from lima2_receivers.control import Capabilities, Range
+from lima2_receivers.errors import ConfigError, PlanError
+from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
+
+CAPABILITIES = Capabilities(
+    "Jungfrau 4M",
+    (TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
+    Range(1e-5, 10.0),
+    Range(0.001, 1.0),
+    FrameSpec((1, 64, 128), "<u2"),
+)
+CONFIG = Config(
+    DetectorConfig("simulator"),
+    ConductorConfig("ipc:///c", "ipc:///s"),
+    (ReceiverConfig("ipc:///r", "ipc:///d"),),
+    SavingConfig(("/data",)),
+)
+GOOD = {"latency_time": 0.001}
+
+
+def raw(**params) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(params))
+
+
+def check(acquisition=None, config=CONFIG, **parts):
+    parts = {"saving": SavingParams("/data"), "pipeline": None} | parts
+    check_plan(
+        AcquisitionPlan(acquisition=AcquisitionParams(**GOOD | (acquisition or {})), **parts), CAPABILITIES, config
+    )
+
+
+@pytest.mark.parametrize(
+    "acquisition",
+    [
+        {},
+        {"expo_time": 1e-5},
+        {"expo_time": 10.0, "latency_time": 1.0},
+        {"nb_frames": 0},
+        {"trigger_mode": TriggerMode.SOFTWARE, "nb_frames": 10, "nb_frames_per_trigger": 10},
+        {"trigger_mode": TriggerMode.SOFTWARE, "nb_frames": 0, "nb_frames_per_trigger": 99},
+    ],
+)
+def test_what_the_detector_can_do_passes(acquisition):
+    check(acquisition)
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "said"),
+    [
+        ({"trigger_mode": TriggerMode.GATE}, r"trigger_mode: got gate, Jungfrau 4M has internal, software"),
+        ({"expo_time": 9e-6}, r"expo_time: got 9e-06 s, Jungfrau 4M takes 1e-05 to 10 s"),
+        ({"expo_time": 11.0}, r"expo_time: got 11 s, Jungfrau 4M takes 1e-05 to 10 s"),
+        ({"latency_time": 0.0}, r"latency_time: got 0 s, Jungfrau 4M takes 0\.001 to 1 s"),
+        (
+            {"trigger_mode": TriggerMode.SOFTWARE, "nb_frames": 2, "nb_frames_per_trigger": 3},
+            r"nb_frames_per_trigger: got 3, expected at most nb_frames, 2",
+        ),
+        ({"nb_frames": 9, "nb_frames_per_trigger": 3}, r"nb_frames_per_trigger: internal mode has no triggers"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_path_and_limits(acquisition, said):
+    with pytest.raises(PlanError, match=rf"^acquisition\.{said}"):
+        check(acquisition)
+
+
+def test_parameters_of_the_detector_are_decoded_strictly():
+    check(detector=raw(loss=0.5, lose=[3, 4]))
+    with pytest.raises(PlanError, match=r"^detector: .*unknown field `los`"):
+        check(detector=raw(los=0.5))
+    with pytest.raises(PlanError, match=r"^detector: .*<= 1\.0 - at `\$\.loss`"):
+        check(detector=raw(loss=1.5))
+    with pytest.raises(PlanError, match=r"^detector: .*>= 0 - at `\$\.lose\[...\]`"):
+        check(detector=raw(lose=[3, -1]))
+
+
+def test_parameters_of_the_pipeline_are_decoded_strictly():
+    check(pipeline=PipelineChoice("smx", raw(noise=1.0)))
+    with pytest.raises(PlanError, match=r"^pipeline\.params: .*unknown field `noize`"):
+        check(pipeline=PipelineChoice("smx", raw(noize=1.0)))
+    with pytest.raises(PlanError, match=r"^pipeline\.params: .*- at `\$\.mask`|unknown field `pth` - at `\$\.mask`"):
+        check(pipeline=PipelineChoice("smx", raw(mask={"path": "/m.npy", "pth": "/m"})))
+
+
+def test_a_pipeline_that_is_not_installed_is_refused_with_those_that_are():
+    with pytest.raises(PlanError, match=r"^pipeline\.name: got 'smxx', expected one of .*\bsmx\b"):
+        check(pipeline=PipelineChoice("smxx"))
+
+
+def test_a_detector_that_is_not_installed_is_refused_with_those_that_are():
+    config = msgspec.structs.replace(CONFIG, detector=DetectorConfig("jungfrow"))
+    with pytest.raises(ConfigError, match=r"no lima2\.detectors plugin 'jungfrow': installed are .*simulator"):
+        check(config=config)
