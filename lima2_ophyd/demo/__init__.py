@@ -78,8 +78,12 @@ def _center(text: str) -> tuple[float, float] | None:
 
 
 def _run(options: DemoOptions, console: Console, stay: bool, json: bool) -> int:
-    from .run import Demo  # bluesky and Tiled take a while to import: not for --help
-    from .site import DemoError, Site
+    try:
+        from .run import Demo  # bluesky and Tiled take a while to import: not for --help
+        from .site import DemoError, Site
+    except ModuleNotFoundError as error:
+        console.print(f"error: {error}: the demo needs pip install 'lima2-ophyd[all]'", markup=False)
+        return FAILED
 
     logging.getLogger("ophyd_async").setLevel(logging.ERROR)  # it warns that fly scans have no step-scan scalars
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end like Ctrl-C, with all processes

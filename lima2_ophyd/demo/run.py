@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from urllib.request import urlopen
 import msgspec
 from bluesky import RunEngine
 from bluesky.run_engine import call_in_bluesky_event_loop
+from bluesky.utils import RunEngineInterrupted, TransitionError  # pyright: ignore[reportPrivateImportUsage]
 from ophyd_async.core import SignalR, StaticFilenameProvider, StaticPathProvider, init_devices
 from rich.console import Console
 
@@ -41,6 +45,7 @@ CHECK_SECONDS = 1800.0
 DEFAULT_FRAMES = 40
 EXPOSURE = 0.001  # seconds: faster than any CPU processes 4M frames, so that the rate is the system's
 PREFIX = "demo"
+ABORT_RETRY = 0.05  # seconds
 
 
 class DemoResult(msgspec.Struct, frozen=True):
@@ -87,6 +92,7 @@ class Demo:
         self.console = console
         self.picture = site.output / "demo.png"
         self._frames = _frames(self.options)
+        self._runs: list[str] = []
         self._tiled: ServerPlace | None = None
         self._report: CheckReport | None = None
 
@@ -117,16 +123,17 @@ class Demo:
 
     def run(self) -> DemoResult:
         """Take frames by a bluesky fly scan, read them back, and return what came out."""
-        engine = RunEngine(context_managers=[])  # Ctrl-C ends the whole demo, so that no handler is needed
+        engine = RunEngine(context_managers=[])  # no pausing: Ctrl-C ends the whole demo
         documents = DocumentSender(self._documents, self.site.output / "documents")
         documents.wait_ready(READY_SECONDS)
         engine.subscribe(documents)
+        engine.subscribe(lambda _, start: self._runs.append(start["uid"]), "start")
         detector = self._make_detector()
         try:
             with LiveView(detector, self.console, self._frames) as view:
-                (uid,) = self._fly(engine, detector)
+                uid = self._fly(engine, detector)
             documents.flush(READY_SECONDS)
-            values = {signal.name.removeprefix("jungfrau-"): _value(signal) for signal in detector.ledger}
+            values = {one.name.removeprefix(f"{detector.name}-"): _value(one) for one in detector.ledger}
             device, master = str(_value(detector.opencl_device)), str(_value(detector.master_file))
         finally:
             documents.close()
@@ -154,14 +161,27 @@ class Demo:
     def _documents(self) -> str:
         return f"ipc://{self.site.sockets}/documents"
 
-    def _fly(self, engine: RunEngine, detector: Lima2Detector) -> tuple[str, ...]:
+    def _fly(self, engine: RunEngine, detector: Lima2Detector) -> str:
+        """Run the plan and return the run's uid; Ctrl-C aborts it, so that files are closed.
+
+        :raises KeyboardInterrupt: it was aborted.
+        """
         metadata = {"purpose": "lima2 demo", "sample": "simulated" if self.options.replay is None else "recorded"}
+        over = threading.Event()
+
+        def interrupt(*_: object) -> None:
+            threading.Thread(target=_abort, args=(engine, over), name="abort", daemon=True).start()
+
+        handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            return tuple(engine(lima2_fly([detector], self._frames, exposure=EXPOSURE, md=metadata)))  # type: ignore[arg-type] - call_returns_result is off
-        except KeyboardInterrupt:
-            if engine.state != "idle":
-                engine.abort("interrupted by the user")
-            raise
+            engine(lima2_fly([detector], self._frames, exposure=EXPOSURE, md=metadata))
+        except RunEngineInterrupted:
+            raise KeyboardInterrupt from None
+        finally:
+            over.set()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return self._runs[-1]
 
     def _make_detector(self) -> Lima2Detector:
         provider = StaticPathProvider(StaticFilenameProvider(PREFIX), self.site.data)
@@ -245,6 +265,14 @@ class Demo:
         if not Path(task.report).exists():
             raise DemoError(f"reading back through Tiled ended with status {process.returncode}")
         return msgspec.json.decode(Path(task.report).read_bytes(), type=CheckReport)
+
+
+def _abort(engine: RunEngine, over: threading.Event) -> None:
+    """Abort the plan, also one that is only about to begin."""
+    while not over.wait(ABORT_RETRY):
+        with contextlib.suppress(TransitionError):
+            engine.abort("interrupted by the user")
+            return
 
 
 def _frames(options: DemoOptions) -> int:

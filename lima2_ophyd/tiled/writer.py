@@ -31,6 +31,7 @@ class DocumentReceiver:
     :param endpoint: to bind.
     :param consumer: deals with a document.
     :param failures: tells how many runs could not be written so far.
+    :raises zmq.ZMQError: the endpoint can't be bound.
     """
 
     def __init__(self, endpoint: str, consumer: Consumer, failures: Callable[[], int] = lambda: 0) -> None:
@@ -39,9 +40,15 @@ class DocumentReceiver:
         self._instance = uuid.uuid4().hex
         self._last: dict[str, int] = {}
         self._ending = threading.Event()
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
+        # A context of its own, because its end waits until the endpoint is free for the next writer.
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 500
-        self._socket.bind(endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError:
+            self._close()
+            raise
 
     def stop(self) -> None:
         """Make ``serve`` return when it has dealt with the document that it is at."""
@@ -54,7 +61,11 @@ class DocumentReceiver:
                 if self._socket.poll(POLL):
                     self._take(*self._socket.recv_multipart())
         finally:
-            self._socket.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._socket.close()
+        self._context.term()
 
     def _take(self, sender: bytes, *parts: bytes) -> None:
         try:

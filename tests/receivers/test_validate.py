@@ -77,7 +77,7 @@ def test_parameters_of_the_detector_are_decoded_strictly():
         check(detector=raw(los=0.5))
     with pytest.raises(PlanError, match=r"^detector: .*<= 1\.0 - at `\$\.loss`"):
         check(detector=raw(loss=1.5))
-    with pytest.raises(PlanError, match=r"^detector: .*>= 0 - at `\$\.lose\[...\]`"):
+    with pytest.raises(PlanError, match=r"^detector: .*>= 0 - at `\$\.lose\[1\]`"):
         check(detector=raw(lose=[3, -1]))
 
 

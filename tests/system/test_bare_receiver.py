@@ -30,7 +30,9 @@ async def test_conductor_and_receivers_run_without_bluesky(make_site, helpers, t
     done = subprocess.run([environment / "bin" / "lima2", "--help"], capture_output=True, text=True)  # noqa: ASYNC221
     assert done.returncode == 0
     assert "state" in done.stdout
-    assert "demo" not in done.stdout
+    done = subprocess.run([environment / "bin" / "lima2", "demo"], capture_output=True, text=True)  # noqa: ASYNC221
+    assert done.returncode == 1
+    assert "lima2-ophyd[all]" in done.stdout
 
     site = make_site()
     site.scripts = environment / "bin"

@@ -71,6 +71,8 @@ def _read_bytes(name: str, file: CalibrationFile) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PlanError(f"{_where(name)}: {file.path}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path
+        raise PlanError(f"{_where(name)}: {file.path!r}: {error}") from error
 
 
 def _hashed(name: str, file: CalibrationFile) -> CalibrationFile:
@@ -84,7 +86,7 @@ def _load(name: str, file: CalibrationFile) -> Calibration:
     checked = _hashed(name, file)
     try:
         return _parse(checked)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise PlanError(f"{_where(name)}: {file.path}: {error}") from error
 
 
@@ -94,7 +96,8 @@ def _parse(file: CalibrationFile) -> Calibration:
         case ".poni":
             return path.read_text()
         case ".npy":
-            return np.load(path, allow_pickle=False)
+            with path.open("rb") as stream:
+                return np.lib.format.read_array(stream, allow_pickle=False)
         case ".h5" | ".hdf5" | ".nxs":
             if not file.dataset:
                 raise ValueError("an HDF5 file needs `dataset`, the path of the dataset in it")
@@ -103,7 +106,15 @@ def _parse(file: CalibrationFile) -> Calibration:
         case ".bin":
             return np.fromfile(path, np.dtype(file.dtype))
         case _:
-            return np.asarray(fabio.open(str(path)).data)
+            return _image(path)
+
+
+def _image(path: Path) -> Calibration:
+    try:
+        with fabio.open(str(path)) as opened:
+            return np.asarray(opened.data)
+    except Exception as error:  # on a broken file FabIO's formats raise whatever their parsing ends in
+        raise ValueError(f"FabIO can't read it: {error}") from error
 
 
 def _dataset(opened: h5py.File, path: str) -> Calibration:

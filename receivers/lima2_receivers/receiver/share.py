@@ -119,6 +119,7 @@ class Share:
         self._progressed = time.monotonic()
         self._received = self._processed = self._hits = 0
         self._highest = -1
+        self._closing = False
         self._refused_reason = ""  # why frames that still come are not saved
         self._to_pipeline: queue.SimpleQueue[tuple[Frame, Slot] | None] = queue.SimpleQueue()
         self._to_writer: queue.Queue[_Saved | _Fate | _Missing | None] = queue.Queue(maxsize=max(ring.slots, 4))
@@ -144,27 +145,29 @@ class Share:
         owner, row = self._topology.locate(frame.index)
         with self._lock:
             unwanted = owner != self._rank or row in self._accepted or self._ledger.is_settled(row)
-            if unwanted or self.acquisition.state is State.CLOSED:
+            if unwanted or self._closing:
                 return False
             self._accepted.add(row)
             self._received += 1
             self._highest = max(self._highest, frame.index)
             self._timestamps[row] = frame.timestamp
-            overtaken = [at for at in range(self._next_row, row) if at not in self._accepted]
+            overtaken = [at for at in map(LocalIdx, range(self._next_row, row)) if self._is_open(at)]
             self._accepted.update(overtaken)  # one that comes late all the same is not wanted any more
             self._next_row = max(self._next_row, row + 1)
             self._progressed = time.monotonic()
-            refused = self._refused_reason
-        for at in overtaken:
-            self._to_writer.put(_Fate(LocalIdx(at), FrameStatus.LOST, "never arrived, later frames did"))
-        if refused:
-            self._to_writer.put(_Fate(row, FrameStatus.FAILED, refused))
-            return False
-        if frame.modules != self._source.spec.all_modules:
-            self._to_writer.put(_Fate(row, FrameStatus.LOST, "incomplete: modules are missing"))
-            return False
-        self._to_pipeline.put((frame, slot))
-        return True
+            fates = [_Fate(at, FrameStatus.LOST, "never arrived, later frames did") for at in overtaken]
+            if self._refused_reason:
+                fates.append(_Fate(row, FrameStatus.FAILED, self._refused_reason))
+                wanted = False
+            elif frame.modules != self._source.spec.all_modules:
+                fates.append(_Fate(row, FrameStatus.LOST, "incomplete: modules are missing"))
+                wanted = False
+            else:
+                self._to_pipeline.put((frame, slot))  # under the lock, so that nothing comes after close's end mark
+                wanted = True
+        for fate in fates:
+            self._to_writer.put(fate)
+        return wanted
 
     def series_ended(self, end: SeriesEnd) -> None:
         """Note that nothing more will come from the detector."""
@@ -216,7 +219,9 @@ class Share:
 
     def close(self) -> None:
         """Finish what is under way, stop the threads and close the files. Blocks; idempotent."""
-        self._to_pipeline.put(None)
+        with self._lock:
+            self._closing = True
+            self._to_pipeline.put(None)
         if self._threads[0].is_alive():
             self._threads[0].join()
         self._pool.shutdown(wait=True)
@@ -281,8 +286,14 @@ class Share:
         try:
             run()
         except Exception as error:
-            log.exception("%s: thread %s ended", self.acquisition.name, threading.current_thread().name)
-            self.fail(f"internal error: {type(error).__name__}: {error}")
+            self._fail_by_bug(error)
+
+    def _fail_by_bug(self, error: Exception) -> str:
+        """Fail the share by an error that nobody meant to raise, and return the reason."""
+        reason = f"internal error: {type(error).__name__}: {error}"
+        log.error("%s: in thread %s", self.acquisition.name, threading.current_thread().name, exc_info=error)
+        self.fail(reason)
+        return reason
 
     def _run_pipeline(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -291,16 +302,28 @@ class Share:
                 results = tuple(FrameResult(frame.index, {}) for frame in frames)
             else:
                 try:
-                    processed = self._pipeline.process(frames)
+                    results = self._process(self._pipeline, frames)
                 except ProcessingError as error:
-                    for frame, slot in batch:
-                        self._ring.give(slot)
-                        self._settle_later(frame, FrameStatus.FAILED, f"pipeline: {error}")
+                    self._fail_batch(batch, f"pipeline: {error}")
                     continue
-                results = processed.frames
-                self.device = processed.device
+                except Exception as error:  # a bug in a pipeline must not take rows and slots with it
+                    self._fail_batch(batch, self._fail_by_bug(error))
+                    continue
             for (frame, slot), result in zip(batch, results, strict=True):
                 self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._encode(f, s, r))
+
+    def _process(self, pipeline: Pipeline[msgspec.Struct], frames: tuple[Frame, ...]) -> tuple[FrameResult, ...]:
+        processed = pipeline.process(frames)
+        got = [result.index for result in processed.frames]
+        if got != (expected := [frame.index for frame in frames]):
+            raise ValueError(f"got results of frames {got}, expected {expected}")
+        self.device = processed.device
+        return processed.frames
+
+    def _fail_batch(self, batch: list[tuple[Frame, Slot]], reason: str) -> None:
+        for frame, slot in batch:
+            self._ring.give(slot)
+            self._settle_later(frame, FrameStatus.FAILED, reason)
 
     def _next_batch(self) -> list[tuple[Frame, Slot]] | None:
         first = self._to_pipeline.get()
@@ -323,21 +346,24 @@ class Share:
 
     def _encode(self, frame: Frame, slot: Slot, result: FrameResult) -> None:
         row = self._topology.locate(frame.index)[1]
-        scalars = {
-            name: float(np.asarray(value))
-            for name, value in result.values.items()
-            if self._outputs[name].kind is OutputKind.SCALAR
-        }
-        with self._lock:
-            self._processed += 1
-            self._hits += bool(scalars.get("is_hit", 0))
         try:
+            scalars = {
+                name: float(np.asarray(value))
+                for name, value in result.values.items()
+                if self._outputs[name].kind is OutputKind.SCALAR
+            }
+            with self._lock:
+                self._processed += 1
+                self._hits += bool(scalars.get("is_hit", 0))
             if result.vetoed:
                 self._settle_later(frame, FrameStatus.VETOED, "not a hit")
                 return
             values = self._files.encode({RAW_STREAM: frame.data, **result.values})
         except ReceiverError as error:
             self._settle_later(frame, FrameStatus.FAILED, str(error))
+            return
+        except Exception as error:  # a bug must not take the row with it
+            self._settle_later(frame, FrameStatus.FAILED, self._fail_by_bug(error))
             return
         finally:
             self._ring.give(slot)
@@ -357,7 +383,7 @@ class Share:
                     break
                 case _Missing(rows, reason):
                     self._commit(pending)
-                    for row in self._unsettled(rows):
+                    for row in self._claim_missing(rows):
                         self._note(_Fate(row, FrameStatus.LOST, reason), pending)
                 case _Saved() | _Fate():
                     self._note(item, pending)
@@ -368,14 +394,16 @@ class Share:
         self._commit(pending)
         self._close_files()
 
-    def _unsettled(self, rows: int) -> list[LocalIdx]:
+    def _is_open(self, row: LocalIdx) -> bool:
+        """Tell whether nothing is known of a row: it is neither settled nor on its way to be."""
+        return row not in self._accepted and not self._ledger.is_settled(row)
+
+    def _claim_missing(self, rows: int) -> list[LocalIdx]:
+        """Return the rows below ``rows`` of which nothing is known; what comes for them now is not wanted."""
         with self._lock:
-            found = range(self._ledger.settled, rows)
-            return [
-                LocalIdx(row)
-                for row in found
-                if row not in self._accepted and not self._ledger.is_settled(LocalIdx(row))
-            ]
+            found = [row for row in map(LocalIdx, range(self._ledger.settled, rows)) if self._is_open(row)]
+            self._accepted.update(found)
+            return found
 
     def _note(self, item: _Saved | _Fate, pending: list[_Saved | _Fate]) -> None:
         """Give an item to the files; it counts when they are flushed."""

@@ -1,0 +1,215 @@
+"""The whole way, with real daemons: plans, valid documents, a real Tiled server, failures that reach the plan."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.run_engine import call_in_bluesky_event_loop
+from bluesky.utils import FailedStatus
+from event_model import DocumentNames, schema_validators
+from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
+from tiled.client import from_uri
+
+from lima2_ophyd.detector import Lima2Detector
+from lima2_ophyd.plans import lima2_fly
+from lima2_ophyd.tiled.bus import DocumentSender
+from lima2_ophyd.tiled.server import set_up_server, start_server
+from lima2_ophyd.tiled.writer import writer_argv
+from lima2_receivers.detectors.journal import latest_journal, read_journal
+from lima2_receivers.detectors.simulator.params import SimulatorParams
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+IN_TIME = 10.0
+
+
+@pytest.fixture
+def documents():
+    return []
+
+
+@pytest.fixture
+def run_engine(documents):
+    engine = RunEngine({}, context_managers=[])
+
+    def take(name, document):
+        schema_validators[DocumentNames[name]].validate(document)
+        documents.append((name, document))
+
+    engine.subscribe(take)
+    yield engine
+    if engine.state != "idle":
+        engine.halt()
+
+
+@pytest.fixture
+def detector(make_site, run_engine):
+    site = make_site(extra="[deadlines]\ncommand = 3.0\n")
+    site.start()
+    deadline = time.monotonic() + 30
+    while not (site.sockets / "s").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with init_devices():
+        made = Lima2Detector(
+            f"ipc://{site.sockets}/c",
+            f"ipc://{site.sockets}/s",
+            StaticPathProvider(UUIDFilenameProvider(), site.data),
+            detector_params=SimulatorParams,
+            name="det",
+        )
+    made.site = site
+    for name in ("pedestal", "gain"):
+        value = f'[{{"path": "{site.detector}/{name}.npy"}}]'
+        call_in_bluesky_event_loop(put(getattr(made.pipeline, name), value))
+    call_in_bluesky_event_loop(put(made.pipeline.min_nb_peaks, 3))
+    yield made
+    call_in_bluesky_event_loop(made.disconnect())
+
+
+async def put(target, value):
+    await target.set(value)
+
+
+def names(documents):
+    return [name for name, _ in documents]
+
+
+def datums(documents, key):
+    resources = {doc["uid"] for name, doc in documents if name == "stream_resource" and doc["data_key"] == key}
+    return [
+        (doc["indices"]["start"], doc["indices"]["stop"])
+        for name, doc in documents
+        if name == "stream_datum" and doc["stream_resource"] in resources
+    ]
+
+
+def test_step_and_fly_scan_read_back_through_tiled_also_during_the_run(detector, run_engine, documents, tmp_path):
+    site = detector.site
+    place = set_up_server(tmp_path / "tiled", [site.data])
+    endpoint = f"ipc://{site.sockets}/documents"
+    with start_server(place):
+        writer = subprocess.Popen(writer_argv(endpoint, place.uri, place.key_file, tmp_path / "backup"))
+        sender = DocumentSender(endpoint)
+        client = from_uri(place.uri, api_key=place.api_key)
+        try:
+            sender.wait_ready(30)
+            run_engine.subscribe(sender)
+            _step_scan(detector, run_engine, documents, sender, client)
+            documents.clear()
+            _fly_scan(detector, run_engine, documents, sender, client, place)
+        finally:
+            client.context.close()
+            assert sender.close() == 0
+            writer.terminate()
+            assert writer.wait(20) == 0
+
+
+def _step_scan(detector, run_engine, documents, sender, client):
+    run_engine(bp.count([detector], 3))
+    assert names(documents)[0] == "start"
+    assert names(documents)[-1] == "stop"
+    assert datums(documents, "det") == [(0, 1), (1, 2), (2, 3)]
+    events = [doc for name, doc in documents if name == "event"]
+    assert len(events) == 3
+    sender.flush(30)
+    primary = client[documents[0][1]["uid"]]["primary"]
+    raw = np.asarray(primary["det-raw"].read())
+    check_raw(detector.site, raw)
+    n_peaks = np.asarray(primary["det-n_peaks"].read())
+    assert [event["data"]["det-last_n_peaks"] for event in events] == n_peaks.tolist()
+    dense = np.asarray(primary["det"].read())
+    assert dense.shape == (3, 66, 130)
+    assert dense.dtype == np.float32
+
+
+def _fly_scan(detector, run_engine, documents, sender, client, place):
+    seen = []
+    over = threading.Event()
+
+    def watch(uid):
+        own = from_uri(place.uri, api_key=place.api_key)
+        while not over.wait(0.1) and len(seen) < 3:
+            if uid in own and "primary" in own[uid] and "det-raw" in own[uid]["primary"]:
+                node = own[uid]["primary"]["det-raw"]
+                if n := node.shape[0]:
+                    seen.append((n, np.asarray(node[n - 1])))
+        own.context.close()
+
+    watchers = []
+
+    def begin(name, document):
+        watchers.append(threading.Thread(target=watch, args=(document["uid"],)))
+        watchers[0].start()
+
+    token = run_engine.subscribe(begin, "start")
+    run_engine(lima2_fly([detector], 150, exposure=0.02))
+    over.set()
+    watchers[0].join(30)
+    run_engine.unsubscribe(token)
+    assert seen
+    assert seen[0][0] < 150
+    for n, last in seen:
+        check_raw(detector.site, last[None], first=n - 1)
+    assert datums(documents, "det")[-1][1] == 150
+    sender.flush(30)
+    run = client[documents[0][1]["uid"]]
+    check_raw(detector.site, np.asarray(run["primary"]["det-raw"].read()))
+    assert (np.asarray(run["primary"]["det-frame_status"].read()) == 1).all()
+    assert run["ledger"]["det-saved"].read().tolist() == [150]
+
+
+def check_raw(site, frames, first=0):
+    import zlib
+
+    journal = read_journal(latest_journal(site.detector))
+    for number, frame in enumerate(frames, first):
+        assert zlib.crc32(np.ascontiguousarray(frame).data) == journal.scene_of(number).crc32
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "cause"),
+    [
+        ("receiver_1", signal.SIGKILL, "receiver 1"),
+        ("receiver_0", signal.SIGSTOP, "receiver 0"),
+        ("conductor", signal.SIGKILL, "conductor"),
+        ("conductor", signal.SIGSTOP, "conductor"),
+        ("detector", signal.SIGKILL, "detector"),
+    ],
+)
+def test_a_dead_or_frozen_part_fails_the_plan_in_time_with_the_cause(
+    detector, run_engine, documents, name, number, cause
+):
+    when = []
+
+    def kill(document_name, document):
+        if not when:
+            detector.site.signal(name, number)
+            when.append(time.monotonic())
+
+    run_engine.subscribe(kill, "stream_datum")
+    with pytest.raises(FailedStatus) as caught:
+        run_engine(lima2_fly([detector], 10_000, exposure=0.01))
+    assert time.monotonic() - when[0] < IN_TIME
+    assert cause in str(caught.value.__cause__) + str(caught.value)
+    assert documents[-1][0] == "stop"
+    assert documents[-1][1]["exit_status"] == "fail"
+    assert cause in documents[-1][1]["reason"]
+
+
+def test_a_plan_with_a_wrong_parameter_fails_at_prepare_and_the_next_works(detector, run_engine, documents):
+    call_in_bluesky_event_loop(put(detector.pipeline.cutoff_peak, 1.0))
+    with pytest.raises(FailedStatus) as caught:
+        run_engine(bp.count([detector], 1))
+    assert "cutoff_peak: got 1.0, expected at least cutoff_pick" in str(caught.value.__cause__) + str(caught.value)
+    assert not list(detector.site.data.glob("*.h5"))
+    call_in_bluesky_event_loop(put(detector.pipeline.cutoff_peak, 6.0))
+    run_engine(bp.count([detector], 1))
+    assert documents[-1][1]["exit_status"] == "success"
