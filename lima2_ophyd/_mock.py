@@ -8,7 +8,9 @@ import numpy as np
 from ophyd_async.core import DeviceMock, callback_on_mock_execute, set_mock_value
 
 from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind
-from lima2_receivers.messages import AcquisitionState, Dataset, Outcome, Prepared, ReceiverCounters, State, Values
+from lima2_receivers.acquisition import Outcome
+from lima2_receivers.messages import Dataset, Prepared, State, Values
+from lima2_receivers.published import AcquisitionState, ReceiverCounters
 
 from ._commands import pack
 from ._plan_signals import decode_plan

@@ -11,10 +11,12 @@ from typing import Any, cast
 from ophyd_async.core import WatchableAsyncStatus, Watcher, WatcherUpdate
 
 from lima2_processing.frame import AcquisitionId, OutputKind
+from lima2_receivers.acquisition import Outcome
 from lima2_receivers.client import STOP_TIMEOUT
 from lima2_receivers.errors import DetectorError, ReceiverError, StateError, UnreachableError
-from lima2_receivers.messages import AcquisitionState, Dataset, Outcome, Prepared, Values
+from lima2_receivers.messages import Dataset, Prepared, Values
 from lima2_receivers.plan import AcquisitionPlan, TriggerMode
+from lima2_receivers.published import AcquisitionState
 
 from ._commands import Commands, unpack
 from ._connection import Connection

@@ -19,8 +19,8 @@ from ophyd_async.core import (
 )
 
 from lima2_receivers.errors import StateError
-from lima2_receivers.messages import AcquisitionState
 from lima2_receivers.plugins import PIPELINES
+from lima2_receivers.published import AcquisitionState
 
 from ._acquire_logic import Lima2AcquireLogic
 from ._commands import Commands

@@ -111,6 +111,7 @@ def run_writer(endpoint: str, uri: str, api_key: str, backup_directory: Path) ->
     :param uri: of the Tiled server.
     :param api_key: for it.
     :param backup_directory: folder for the documents of runs that could not be written, one file a run.
+    :raises SystemExit: the endpoint can't be bound.
     """
     from bluesky_tiled_plugins import TiledWriter
 
@@ -121,7 +122,10 @@ def run_writer(endpoint: str, uri: str, api_key: str, backup_directory: Path) ->
         return sum(1 for _ in backup_directory.glob("*.jsonl"))
 
     before = failures()
-    receiver = DocumentReceiver(endpoint, writer, lambda: failures() - before)
+    try:
+        receiver = DocumentReceiver(endpoint, writer, lambda: failures() - before)
+    except zmq.ZMQError as error:
+        raise SystemExit(f"error: documents can't come in at {endpoint}: {error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: receiver.stop())
     log.info("documents from %s go to %s", endpoint, uri)

@@ -15,7 +15,6 @@ from lima2_processing.frame import AcquisitionId
 from .errors import ProtocolError
 from .messages import (
     AcquisitionClosed,
-    AcquisitionState,
     Describe,
     Description,
     Done,
@@ -32,6 +31,7 @@ from .messages import (
     decode_reply,
 )
 from .plan import AcquisitionPlan
+from .published import AcquisitionState
 from .transport.requests import MAX_MESSAGE_BYTES, Requester
 
 log = logging.getLogger(__name__)

@@ -19,19 +19,15 @@ from lima2_receivers.errors import StateError
 from lima2_receivers.ledger import Counts
 from lima2_receivers.messages import (
     AcquisitionClosed,
-    AcquisitionState,
     Dataset,
     Describe,
     Description,
-    DetectorState,
     Done,
     GetState,
     GetValues,
     Hello,
     Prepare,
     Prepared,
-    ReceiverCounters,
-    ReceiverState,
     Start,
     Stop,
     SystemState,
@@ -42,6 +38,7 @@ from lima2_receivers.messages import (
     encode,
 )
 from lima2_receivers.plan import TriggerMode
+from lima2_receivers.published import AcquisitionState, DetectorState, ReceiverCounters, ReceiverState
 from lima2_receivers.transport.requests import Responder
 
 ROWS, COLUMNS = 16, 24

@@ -4,7 +4,8 @@ import pytest
 
 from lima2_ophyd._connection import SILENCE, Followed, find_failure
 from lima2_receivers.acquisition import Outcome, State
-from lima2_receivers.messages import AcquisitionState, DetectorState, SystemState
+from lima2_receivers.messages import SystemState
+from lima2_receivers.published import AcquisitionState, DetectorState
 
 ID = "a" * 32
 

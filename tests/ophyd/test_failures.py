@@ -13,7 +13,8 @@ from ophyd_async.core import NotConnectedError, TriggerInfo
 
 from lima2_ophyd.plans import lima2_fly
 from lima2_receivers.errors import DetectorError, PlanError, SavingError, StateError, UnreachableError
-from lima2_receivers.messages import DetectorState, Prepare, Start, Stop, Trigger
+from lima2_receivers.messages import Prepare, Start, Stop, Trigger
+from lima2_receivers.published import DetectorState
 
 
 def cause_of(failure):

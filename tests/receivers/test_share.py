@@ -17,8 +17,9 @@ from lima2_receivers.acquisition import Acquisition, Event, Outcome, State
 from lima2_receivers.errors import SavingError, StateError
 from lima2_receivers.ledger import Counts, FrameStatus, Run
 from lima2_receivers.plan import Compression, SavingParams, StreamSaving, raw_output
+from lima2_receivers.receiver.book import REMEMBERED_ROWS
 from lima2_receivers.receiver.ring import FrameRing
-from lima2_receivers.receiver.share import REMEMBERED_ROWS, Share
+from lima2_receivers.receiver.share import Share
 from lima2_receivers.saving.part import PartFiles
 from lima2_receivers.source import SeriesEnd, Source
 from lima2_receivers.topology import RoundRobin

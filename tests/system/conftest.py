@@ -15,8 +15,8 @@ import pytest
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.client import ConductorClient
-from lima2_receivers.messages import AcquisitionState
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
+from lima2_receivers.published import AcquisitionState
 
 FRAME_BYTES = 64 * 128 * 2  # of the tiny simulated detector
 SECONDS = 20.0

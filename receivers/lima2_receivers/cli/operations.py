@@ -17,7 +17,8 @@ from lima2_receivers.client import ConductorClient
 from lima2_receivers.config import load_config
 from lima2_receivers.daemons import BAD_START
 from lima2_receivers.errors import ReceiverError, StateError
-from lima2_receivers.messages import AcquisitionState, SystemState
+from lima2_receivers.messages import SystemState
+from lima2_receivers.published import AcquisitionState
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Coroutine
 from typing import assert_never
 
-import msgspec
 import zmq
 import zmq.asyncio
 
@@ -24,8 +23,6 @@ from ..messages import (
     Announce,
     ConductorRequest,
     Describe,
-    Description,
-    DetectorState,
     Done,
     Forget,
     GetRow,
@@ -33,7 +30,6 @@ from ..messages import (
     GetValues,
     Hello,
     Message,
-    PipelineDescription,
     Prepare,
     Start,
     Stop,
@@ -45,10 +41,11 @@ from ..messages import (
     encode,
 )
 from ..plan import TriggerMode
-from ..plugins import DETECTORS, PIPELINES
+from ..plugins import DETECTORS
 from ..topology import RoundRobin
 from ..transport.endpoints import bind
 from ..transport.requests import Responder
+from .describe import describe, detector_state
 from .links import ReceiverLink
 from .prepare import prepare, resolve_plan
 from .run import Run
@@ -129,7 +126,7 @@ class ConductorDaemon:
                 log.info("client %s", peer)
                 return Welcome(role="conductor", instance=self._instance)
             case Describe():
-                return self._describe(await self._connect_detector())
+                return describe(self._config, await self._connect_detector())
             case Prepare():
                 return await self._prepare(request)
             case Start(acquisition):
@@ -213,18 +210,6 @@ class ConductorDaemon:
             raise StateError(f"acquisition {run.id}: frame {frame} is not there, {run.written} frames are settled")
         rank, row = RoundRobin(len(self._links)).locate(FrameIdx(index))
         return await self._links[rank].ask(GetRow(run.id, row), Values)
-
-    def _describe(self, capabilities: Capabilities) -> Description:
-        pipelines = tuple(_describe_pipeline(name) for name in PIPELINES.names())
-        detector = self._config.detector
-        return Description(
-            detector=detector.name,
-            instrument=detector.instrument,
-            capabilities=capabilities,
-            pipelines=pipelines,
-            n_receivers=len(self._links),
-            roots=self._config.saving.roots,
-        )
 
     def _find(self, acquisition: AcquisitionId) -> Run:
         run = self._runs.get(acquisition)
@@ -399,33 +384,15 @@ class ConductorDaemon:
         return SystemState(
             instance=self._instance,
             sequence=self._sequence,
-            detector=self._detector_state(),
+            detector=detector_state(
+                self._capabilities is not None, self._fault, [run.machine.state for run in self._live()]
+            ),
             fault=self._fault,
             receivers=tuple(link.state() for link in self._links),
             acquisitions=tuple(run.state() for run in self._runs.values()),
         )
 
-    def _detector_state(self) -> DetectorState:
-        if self._capabilities is None:
-            return DetectorState.OFFLINE
-        if self._fault:
-            return DetectorState.FAULT
-        states = [run.machine.state for run in self._live()]
-        if State.RUNNING in states or State.STOPPING in states:
-            return DetectorState.ACQUIRING
-        return DetectorState.ARMED if State.PREPARED in states else DetectorState.IDLE
-
     def _forget_old(self) -> None:
         closed = [run.id for run in self._runs.values() if not run.live]
         for acquisition in closed[:-REMEMBERED_RUNS]:
             del self._runs[acquisition]
-
-
-def _describe_pipeline(name: str) -> PipelineDescription:
-    """Return a pipeline's schema; of one that can't be imported, an empty one, so that the others can be used."""
-    try:
-        schema = msgspec.json.schema(PIPELINES.get(name).params)
-    except ReceiverError as error:
-        log.warning("%s", error)
-        schema = {}
-    return PipelineDescription(name, msgspec.json.encode(schema).decode())

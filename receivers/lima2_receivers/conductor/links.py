@@ -10,16 +10,8 @@ from typing import TypeVar
 from lima2_processing.frame import AcquisitionId
 
 from ..errors import ReceiverError, StateError, error_from_code
-from ..messages import (
-    Discard,
-    Done,
-    Message,
-    Poll,
-    PrepareReceiver,
-    ReceiverPrepared,
-    ReceiverProgress,
-    ReceiverState,
-)
+from ..messages import Discard, Done, Message, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
+from ..published import ReceiverState
 from ..transport.requests import Requester
 
 R = TypeVar("R", bound=Message)

@@ -15,8 +15,9 @@ from lima2_processing.frame import AcquisitionId, LocalIdx, ReceiverIdx
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
 from ..ledger import Counts, FrameStatus, SystemLedger
-from ..messages import AcquisitionState, Prepared, Progress, ReceiverCounters
+from ..messages import Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
+from ..published import AcquisitionState, ReceiverCounters
 from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..topology import Topology
 

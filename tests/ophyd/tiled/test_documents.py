@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from ophyd_async.core import StrictEnum
@@ -28,11 +28,13 @@ class Number(enum.IntEnum):
     ONE = 1
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), plain))
 def test_plain_documents_come_back_equal(document):
     assert decode_document(encode_document("start", document)) == ("start", document)
 
 
+@settings(deadline=None)
 @given(npst.arrays(npst.scalar_dtypes(), npst.array_shapes(max_dims=3, max_side=4)))
 def test_arrays_come_back_with_type_and_shape(array):
     _, found = decode_document(encode_document("event", {"data": {"x": array}}))

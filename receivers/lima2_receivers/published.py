@@ -1,0 +1,75 @@
+"""What the conductor publishes about detector, receivers and acquisitions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from lima2_processing.frame import AcquisitionId
+
+from .acquisition import Outcome, State
+from .ledger import Counts
+
+
+class DetectorState(StrEnum):
+    """What the detector is doing. One per conductor; acquisitions have their own states."""
+
+    IDLE = "idle"
+    ARMED = "armed"
+    ACQUIRING = "acquiring"
+    FAULT = "fault"
+    OFFLINE = "offline"
+
+
+class ReceiverState(Struct, frozen=True):
+    """One receiver, as the conductor sees it.
+
+    :param silent: seconds since it last answered.
+    """
+
+    rank: int
+    endpoint: str
+    alive: bool
+    silent: float
+    strangers: int = 0
+    free_slots: int = 0
+
+
+class ReceiverCounters(Struct, frozen=True):
+    """One receiver's share of an acquisition."""
+
+    received: int = 0
+    processed: int = 0
+    hits: int = 0
+    counts: Counts = Counts()
+
+
+class AcquisitionState(Struct, frozen=True):
+    """One acquisition, as a whole.
+
+    :param state: where it is in its life.
+    :param outcome: how it ended.
+    :param reason: why it failed.
+    :param announced: frames that the triggers so far ask for.
+    :param announced_by: ``triggers``, ``control`` (the detector's own count at stop) or ``highest`` (index seen + 1).
+    :param written: leading frames that are settled and flushed: what documents may point at.
+    :param receivers: counters by rank.
+    :param reasons: frames lost, vetoed or failed, by reason.
+    """
+
+    acquisition: AcquisitionId
+    state: State
+    outcome: Outcome
+    reason: str
+    announced: int
+    announced_by: str
+    written: int
+    receivers: tuple[ReceiverCounters, ...]
+    master_file: str = ""
+    reasons: dict[str, int] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """Fates over all receivers."""
+        return sum((receiver.counts for receiver in self.receivers), Counts())

@@ -1,0 +1,192 @@
+"""What is known of the rows of one share: which are on their way, what became of the others. Any thread may ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx
+
+from ..acquisition import State
+from ..errors import StateError
+from ..ledger import FrameStatus, Ledger
+from ..messages import Progress
+
+REMEMBERED_ROWS = 1024  # rows whose scalars can be asked for
+MAX_LEAP = 1_000_000  # rows that a frame may be ahead of the one before: more is a broken frame number
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a row.
+
+    :param reason: why it isn't saved.
+    :param scalars: of a saved row, by output name.
+    """
+
+    row: LocalIdx
+    status: FrameStatus
+    reason: str = ""
+    scalars: dict[str, float] | None = None
+
+
+class Book:
+    """Rows between intake and ledger, the ledger, and the counters of a share.
+
+    :param name: of the acquisition, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._ledger = Ledger()
+        self._claimed: set[int] = set()  # rows on their way to the ledger
+        self._next_row = 0  # rows below it came, or were overtaken
+        self._due = 0  # rows that the detector has certainly sent
+        self._ended = False
+        self._closed = False
+        self._progressed = time.monotonic()
+        self._timestamps: dict[int, float] = {}
+        self._scalars: OrderedDict[int, dict[str, float]] = OrderedDict()
+        self._received = self._processed = self._hits = 0
+        self._highest = -1
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are to be, as far as is known."""
+        with self._lock:
+            return max(self._due, self._ledger.settled)
+
+    def claim(self, row: LocalIdx, frame: FrameIdx, timestamp: float) -> list[LocalIdx] | None:
+        """Take a row for a frame that came.
+
+        :returns: the rows that it has overtaken, which are lost; None: the frame is not wanted, since it is a duplicate
+            or a straggler, its number is absurd, or the share closes.
+        """
+        with self._lock:
+            if self._closed or not self._is_open(row) or row - self._next_row > MAX_LEAP:
+                return None
+            overtaken = [at for at in map(LocalIdx, range(self._next_row, row)) if self._is_open(at)]
+            self._claimed.add(row)
+            self._claimed.update(overtaken)  # one that comes late all the same is not wanted any more
+            self._next_row = max(self._next_row, row + 1)
+            self._received += 1
+            self._highest = max(self._highest, frame)
+            self._timestamps[row] = timestamp
+            self._progressed = time.monotonic()
+            return overtaken
+
+    def claim_missing(self, rows: int) -> list[LocalIdx]:
+        """Take the rows below ``rows`` of which nothing is known; what comes for them now is not wanted."""
+        with self._lock:
+            found = [row for row in map(LocalIdx, range(self._ledger.settled, rows)) if self._is_open(row)]
+            self._claimed.update(found)
+            return found
+
+    def count_processed(self, hit: bool) -> None:
+        """Count a frame that left the pipeline."""
+        with self._lock:
+            self._processed += 1
+            self._hits += hit
+
+    def settle(self, fates: Iterable[Fate]) -> None:
+        """Write down what became of rows, each once: later fates of a row are ignored."""
+        with self._lock:
+            for fate in fates:
+                self._claimed.discard(fate.row)
+                if self._ledger.is_settled(fate.row):
+                    continue
+                self._ledger.settle(fate.row, fate.status, fate.reason)
+                if fate.scalars is not None:
+                    self._scalars[fate.row] = fate.scalars
+                    if len(self._scalars) > REMEMBERED_ROWS:
+                        self._scalars.popitem(last=False)
+            self._progressed = time.monotonic()
+
+    def expect(self, rows: int) -> None:
+        """Note that the detector has sent the rows below ``rows``."""
+        with self._lock:
+            self._due = max(self._due, rows)
+            self._progressed = time.monotonic()
+
+    def end(self) -> None:
+        """Note that the detector says it has sent everything."""
+        with self._lock:
+            self._ended = True
+            self._progressed = time.monotonic()
+
+    def close(self) -> None:
+        """Want no more frames."""
+        with self._lock:
+            self._closed = True
+
+    def complete(self) -> bool:
+        """Tell whether every row that is due is settled, and none is on its way."""
+        with self._lock:
+            return self._ledger.settled >= self._due and not self._claimed
+
+    def overdue(self, draining: bool, patience: float) -> str:
+        """Tell why the rows that are due and have not come are lost now; empty: they may still come.
+
+        :param draining: nothing more will be sent.
+        :param patience: seconds without progress after which they are lost.
+        """
+        with self._lock:
+            if self._ledger.settled >= self._due or self._claimed:
+                return ""
+            if self._ended and draining:
+                why = "never arrived"
+            elif time.monotonic() - self._progressed > patience:
+                why = f"did not arrive within {patience:g} s of being due"
+            else:
+                return ""
+            self._progressed = time.monotonic()  # settling them takes a moment; don't say it again at once
+            return why
+
+    def progress(self, acquisition: AcquisitionId, state: State, reason: str, first: int) -> Progress:
+        """Return how far the share is.
+
+        :param first: the first row that the asker does not know.
+        """
+        with self._lock:
+            rows = range(first, max(first, self._ledger.settled))
+            stamps = np.array([self._timestamps.get(row, np.nan) for row in rows], "<f8")
+            for row in [row for row in self._timestamps if row < first]:
+                del self._timestamps[row]  # the conductor has it in its file
+            return Progress(
+                acquisition=acquisition,
+                state=state,
+                first=first,
+                runs=self._ledger.runs(first),
+                timestamps=stamps.tobytes(),
+                received=self._received,
+                processed=self._processed,
+                hits=self._hits,
+                counts=self._ledger.counts,
+                highest=self._highest,
+                reason=reason,
+            )
+
+    def scalars(self, row: LocalIdx) -> dict[str, float]:
+        """Return the scalars of a saved row; none where it was not saved.
+
+        :raises StateError: the row is not settled, or so old that it is forgotten here.
+        """
+        with self._lock:
+            if row in self._scalars:
+                return self._scalars[row]
+            if not self._ledger.is_settled(row):
+                raise StateError(f"{self._name}: row {row} is not settled, {self._ledger.settled} rows are")
+            oldest = next(iter(self._scalars), 0)
+            if row < oldest and len(self._scalars) == REMEMBERED_ROWS:
+                raise StateError(f"{self._name}: row {row} is no longer in memory, {oldest} is the oldest")
+            return {}
+
+    def _is_open(self, row: LocalIdx) -> bool:
+        """Tell whether nothing is known of a row: it is neither settled nor on its way to be."""
+        return row not in self._claimed and not self._ledger.is_settled(row)

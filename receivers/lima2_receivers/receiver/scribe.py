@@ -1,0 +1,145 @@
+"""The thread that writes a share's files, and settles rows when they are safe."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..ledger import FrameStatus
+from ..saving.part import EncodedRow, PartFiles
+from .book import Book, Fate
+
+FLUSH_ROWS = 32  # a flush at least every so many rows, so that a flood of small frames is counted in time
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """An encoded frame on its way to the files.
+
+    :param row: its values.
+    :param scalars: of them, those that can be asked for.
+    """
+
+    row: EncodedRow
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Every row below ``rows`` of which nothing is known is lost."""
+
+    rows: int
+    reason: str
+
+
+class Scribe:
+    """Writes what it is handed, flushes, and only then writes into the book what became of the rows.
+
+    Once something failed, nothing more is written: what still comes is settled as failed, so that nobody waits for it.
+
+    :param files: open and empty; used by this thread alone.
+    :param book: of the share.
+    :param room: items that may wait: those who hand over more have to wait themselves.
+    :param flush_period: seconds between flushes at most.
+    :param fail: called with the first error, from this thread; returns the reason.
+    """
+
+    def __init__(
+        self, files: PartFiles, book: Book, room: int, flush_period: float, fail: Callable[[Exception], str]
+    ) -> None:
+        self._files = files
+        self._book = book
+        self._flush_period = flush_period
+        self._fail = fail
+        self._refused = ""  # why nothing is written any more
+        self._pending: list[Fate] = []  # rows that are written but not flushed
+        self._items: queue.Queue[Saving | Fate | Missing | None] = queue.Queue(maxsize=room)
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    @property
+    def refused(self) -> str:
+        """Why nothing is written any more; empty: all is well."""
+        return self._refused
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def hand(self, item: Saving | Fate | Missing) -> None:
+        """Hand over a row, or what became of it. Waits while there is no room."""
+        self._items.put(item)
+
+    def hand_if_room(self, item: Missing) -> None:
+        """Hand over what can be said again later; where there is no room, do nothing."""
+        try:
+            self._items.put_nowait(item)
+        except queue.Full:
+            return
+
+    def refuse(self, reason: str) -> None:
+        """Write nothing any more."""
+        self._refused = self._refused or reason
+
+    def finish(self) -> None:
+        """Write what was handed over, close the files and end the thread. Idempotent."""
+        if self._thread.is_alive():
+            self._items.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        flushed = time.monotonic()
+        while True:
+            try:
+                item = self._items.get(timeout=self._flush_period)
+            except queue.Empty:
+                self._commit()
+                continue
+            if item is None:
+                break
+            self._take(item)
+            now = time.monotonic()
+            if self._items.empty() or len(self._pending) >= FLUSH_ROWS or now - flushed > self._flush_period:
+                self._commit()
+                flushed = now
+        self._commit()
+        self._attempt(lambda: self._files.close(self._book.rows))
+
+    def _take(self, item: Saving | Fate | Missing) -> None:
+        match item:
+            case Missing(rows, reason):
+                self._commit()
+                for row in self._book.claim_missing(rows):
+                    self._take(Fate(row, FrameStatus.LOST, self._refused or reason))
+            case Fate():
+                if not self._refused:
+                    self._attempt(lambda: self._files.skip(item.row))
+                self._pending.append(item)
+            case Saving(row, scalars):
+                saved = not self._refused and self._attempt(lambda: self._files.write((row,)))
+                status = FrameStatus.SAVED if saved else FrameStatus.FAILED
+                self._pending.append(Fate(row.row, status, self._refused, scalars if saved else None))
+
+    def _commit(self) -> None:
+        """Flush, and only then settle the rows."""
+        if not self._pending:
+            return
+        if not self._refused:
+            self._attempt(self._files.flush)
+        self._book.settle(self._pending)
+        self._pending = []
+
+    def _attempt(self, work: Callable[[], None]) -> bool:
+        """Do something to the files; an error ends all writing, and rows that were not flushed have failed."""
+        try:
+            work()
+        except Exception as error:  # also a bug must not end the thread: others wait for it
+            self.refuse(self._fail(error))
+            self._pending = [
+                Fate(fate.row, FrameStatus.FAILED, self._refused) if fate.status is FrameStatus.SAVED else fate
+                for fate in self._pending
+            ]
+            return False
+        return True
