@@ -147,6 +147,8 @@ class FakeConductor:
         self.log = []  # requests, in the order they came
         self.period = 0.002  # seconds a frame takes
         self.frames_left = None  # frames that are still delivered; None: all
+        self.edges = threading.Event()  # external triggers come when it is set
+        self.edges.set()
         self.silent = False
         self.detector = DetectorState.IDLE
         self.alive = True
@@ -300,6 +302,7 @@ class FakeConductor:
 
     async def _take(self, run, n_frames):
         run.announced += n_frames
+        await asyncio.to_thread(self.edges.wait, 10)
         for _ in range(n_frames):
             await asyncio.sleep(self.period)
             if run.machine.state is not State.RUNNING or self.silent or self.frames_left == 0:

@@ -94,8 +94,10 @@ def test_external_triggers_arm_at_prepare(run_engine, detector, conductor, docum
         yield from bps.prepare(detector, info, wait=True)
         yield from bps.declare_stream(detector, name="primary", collect=True)
         yield from bps.kickoff(detector, wait=True)
+        conductor.edges.set()
         yield from bps.collect_while_completing([detector], [detector], flush_period=0.1, stream_name="primary")
 
+    conductor.edges.clear()
     conductor.frames_left = 5
     run_engine(plan())
     assert conductor.requests(Prepare)[0].plan.acquisition.trigger_mode is TriggerMode.EXTERNAL

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lima2_processing.frame import FrameSpec, ModuleLayout, Output, OutputKind
 from lima2_receivers import messages as m
+from lima2_receivers import published
 from lima2_receivers.acquisition import Outcome, State
 from lima2_receivers.control import Capabilities, Range
 from lima2_receivers.errors import ProtocolError
@@ -21,7 +22,7 @@ SPEC = FrameSpec((8, 512, 1024), "<u2", ModuleLayout(((0, 0), (550, 0)), (1064, 
 PLAN = AcquisitionPlan(SavingParams("/data", "scan"), detector=msgspec.Raw(b"\x81\xa4loss\xcb?\xe0\0\0\0\0\0\0"))
 OUTPUT = Output("n_peaks", OutputKind.SCALAR, "<i4", (), "results", label="peaks", hinted=True)
 COUNTS = Counts(5, 1, 2, 3)
-ACQUISITION = m.AcquisitionState(
+ACQUISITION = published.AcquisitionState(
     ID,
     State.CLOSED,
     Outcome.FAILED,
@@ -29,12 +30,17 @@ ACQUISITION = m.AcquisitionState(
     12,
     "triggers",
     11,
-    (m.ReceiverCounters(9, 8, 7, COUNTS),) * 2,
+    (published.ReceiverCounters(9, 8, 7, COUNTS),) * 2,
     "/data/scan_master.h5",
     {"disk full": 3},
 )
 STATE = m.SystemState(
-    "i1", 7, m.DetectorState.ARMED, "", (m.ReceiverState(0, "ipc:///run/r0", True, 0.1, 2, 16),), (ACQUISITION,)
+    "i1",
+    7,
+    published.DetectorState.ARMED,
+    "",
+    (published.ReceiverState(0, "ipc:///run/r0", True, 0.1, 2, 16),),
+    (ACQUISITION,),
 )
 PROGRESS = m.Progress(
     ID,
