@@ -88,11 +88,13 @@ class PipelinePlugin(msgspec.Struct, frozen=True):
     :param name: as plans give it.
     :param params: frozen struct of the parameters, each with a default, unit and meaning.
     :param implementation: ``module:class`` of the Pipeline, imported only on a receiver.
+    :param streams: every stream that its outputs may go to, known before the pipeline is made.
     """
 
     name: str
     params: type[msgspec.Struct]
     implementation: str
+    streams: tuple[str, ...]
 
     def load(self) -> type[Pipeline[msgspec.Struct]]:
         """Import and return the Pipeline class."""

@@ -57,6 +57,11 @@ class PipelineContract(ABC):
         """Return a new pipeline on the device."""
         return self.plugin.load()(self.parameters(), self.spec(), device, self.files())
 
+    def test_streams_are_those_that_the_plugin_names(self, pipeline: Pipeline[msgspec.Struct]) -> None:
+        """Outputs and constants go to streams that are known before the pipeline is made."""
+        used = {output.stream for output in pipeline.outputs()} | {one.stream for one in pipeline.constants()}
+        assert used <= set(self.plugin.streams)  # noqa: S101 - a test
+
     def test_outputs_are_declared_once(self, pipeline: Pipeline[msgspec.Struct]) -> None:
         """Names are unique, types parse, only scalars are hinted, and asking again gives the same."""
         outputs = pipeline.outputs()

@@ -76,4 +76,9 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     radius_max: Annotated[float, Meta(ge=0)] = 0.0
 
 
-PLUGIN = PipelinePlugin(name="smx", params=SmxParams, implementation="lima2_processing.pipelines.smx:Smx")
+PLUGIN = PipelinePlugin(
+    name="smx",
+    params=SmxParams,
+    implementation="lima2_processing.pipelines.smx:Smx",
+    streams=("dense", "sparse", "results"),
+)

@@ -97,6 +97,8 @@ def _tables(found: SystemState) -> tuple[Table, Table]:
             str(receiver.rank), receiver.endpoint, alive, str(receiver.strangers), str(receiver.free_slots)
         )
     runs = Table("acquisition", "state", "outcome", "announced", "saved", "vetoed", "lost", "failed", "master file")
+    for column in (*receivers.columns, *runs.columns):
+        column.overflow = "fold"  # ids and paths are to be copied
     for run in found.acquisitions:
         counts = (run.announced, run.counts.saved, run.counts.vetoed, run.counts.lost, run.counts.failed)
         runs.add_row(run.acquisition, run.state, run.outcome, *map(str, counts), run.master_file)

@@ -74,6 +74,7 @@ class ConductorDaemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._preparing = asyncio.Lock()
+        self._being_prepared = AcquisitionId("")
         self._capabilities: Capabilities | None = None
         self._fault = ""
         seconds = config.deadlines.command
@@ -134,6 +135,9 @@ class ConductorDaemon:
             case Trigger():
                 return await self._trigger(self._find(request.acquisition), request)
             case Stop(acquisition):
+                if acquisition == self._being_prepared:
+                    async with self._preparing:
+                        pass  # what is half prepared can't be stopped; what is prepared can
                 return await self._stop(self._find(acquisition))
             case GetState():
                 return self._state()
@@ -144,6 +148,7 @@ class ConductorDaemon:
 
     async def _prepare(self, request: Prepare) -> Message:
         async with self._preparing:
+            self._being_prepared = request.acquisition
             for run in self._runs.values():
                 if run.id == request.acquisition:
                     raise StateError(f"acquisition {run.id} is there already, {run.machine.state}")

@@ -17,7 +17,7 @@ from ..acquisition import Acquisition, Event
 from ..config import Config
 from ..errors import PipelineError, PlanError
 from ..messages import ConstantInfo, ReceiverPrepared
-from ..plan import ReceiverPlan, decode_params, raw_output
+from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline
 from ..saving.names import check_files, confine, part_names
 from ..saving.part import PartFiles
@@ -66,14 +66,16 @@ class ShareMaker:
         decode_params(plan.plan.detector, self._detector.params, "detector")
         saving = plan.plan.saving
         confine(saving.base_path, self._config.saving.roots)
-        streams = {"raw", "dense", "sparse", "results"} if plan.plan.pipeline else {"raw"}
-        check_files(
-            Path(saving.base_path),
-            part_names(saving.filename_prefix, self._rank, streams).values(),
-            saving.file_exists_policy,
-        )
+        streams: tuple[str, ...] = (RAW_STREAM,)
         if plan.plan.pipeline is not None:
             load_calibration(decode_pipeline(plan.plan.pipeline))
+            streams += PIPELINES.get(plan.plan.pipeline.name).streams
+        for name in saving.streams:
+            if name not in streams:
+                raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
+        enabled = [stream for stream in streams if saving.stream(stream).enabled]
+        names = part_names(saving.filename_prefix, self._rank, enabled)
+        check_files(Path(saving.base_path), names.values(), saving.file_exists_policy)
 
     def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
         """Make pipeline, files and threads of a share.
@@ -89,7 +91,6 @@ class ShareMaker:
             if pipeline is not None:
                 outputs += pipeline.outputs()
                 constants = pipeline.constants()
-            _check_streams(plan, outputs)
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -157,10 +158,3 @@ class ShareMaker:
             self._device = open_device(self._receiver.opencl.device)
             log.info("OpenCL device: %s", self._device.name)
         return self._device
-
-
-def _check_streams(plan: ReceiverPlan, outputs: tuple[Output, ...]) -> None:
-    streams = {output.stream for output in outputs}
-    for name in plan.plan.saving.streams:
-        if name not in streams:
-            raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
