@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -90,6 +92,17 @@ class Site:
 
     def client(self, timeout: float = 10.0) -> ConductorClient:
         return ConductorClient(f"ipc://{self.sockets}/c", f"ipc://{self.sockets}/s", timeout=timeout)
+
+    @contextlib.asynccontextmanager
+    async def running(self, timeout: float = 10.0) -> AsyncIterator[ConductorClient]:
+        """Start all processes, and give a client when they are all there."""
+        self.start()
+        client = self.client(timeout)
+        await self.connect(client)
+        try:
+            yield client
+        finally:
+            await client.close()
 
     async def connect(self, client: ConductorClient) -> None:
         """Connect, and wait until all parts are there."""

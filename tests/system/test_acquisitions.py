@@ -40,10 +40,7 @@ def check_raw(site, prefix: str) -> np.ndarray:
 @pytest.mark.parametrize("n_receivers", [1, 2, 3])
 async def test_every_frame_is_saved_where_it_belongs(make_site, helpers, n_receivers):
     site = make_site(n_receivers=n_receivers)
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition = helpers.new_id()
         prepared = await client.prepare(acquisition, site.plan("run", 40))
         assert prepared.master_file == str(site.data / "run_master.h5")
@@ -51,35 +48,25 @@ async def test_every_frame_is_saved_where_it_belongs(make_site, helpers, n_recei
         final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
         assert (final.outcome, final.announced, final.announced_by) == ("complete", 40, "triggers")
         assert final.counts.saved == final.written == 40
-    finally:
-        await client.close()
     check_raw(site, "run")
 
 
 async def test_lost_frames_shift_nothing(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition = helpers.new_id()
         await client.prepare(acquisition, site.plan("run", 30, pipeline=True, lose=[0, 7, 8, 29]))
         await client.start(acquisition)
         final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
         assert (final.counts.saved, final.counts.lost, final.outcome) == (26, 4, "complete")
         assert sum(final.reasons.values()) == 4
-    finally:
-        await client.close()
     status = check_raw(site, "run")
     assert np.flatnonzero(status == 3).tolist() == [0, 7, 8, 29]
 
 
 async def test_software_triggers_make_one_acquisition_with_rows_that_continue(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition = helpers.new_id()
         await client.prepare(acquisition, site.plan("run", 0, mode="software", pipeline=True))
         await client.start(acquisition)
@@ -93,17 +80,12 @@ async def test_software_triggers_make_one_acquisition_with_rows_that_continue(ma
         final = await client.stop(acquisition)
         assert (final.outcome, final.announced, final.counts.saved) == ("complete", 9, 9)
         assert await client.stop(acquisition) == final
-    finally:
-        await client.close()
     check_raw(site, "run")
 
 
 async def test_an_open_ended_run_is_stopped(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition = helpers.new_id()
         await client.prepare(acquisition, site.plan("run", 0, expo=0.002))
         await client.start(acquisition)
@@ -112,17 +94,12 @@ async def test_an_open_ended_run_is_stopped(make_site, helpers):
         assert final.announced_by == "control"
         assert final.announced == final.counts.saved == final.written > 10
         assert final.outcome == "complete"
-    finally:
-        await client.close()
     check_raw(site, "run")
 
 
 async def test_a_finite_run_that_is_stopped_announces_what_was_reached(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition = helpers.new_id()
         await client.prepare(acquisition, site.plan("run", 100_000, expo=0.002))
         await client.start(acquisition)
@@ -135,23 +112,18 @@ async def test_a_finite_run_that_is_stopped_announces_what_was_reached(make_site
         await client.start(second)
         final = await helpers.until(client, second, lambda state: state.state == "closed")
         assert final.counts.saved == 4
-    finally:
-        await client.close()
     check_raw(site, "next")
 
 
 async def test_frames_can_be_read_by_another_process_while_they_are_taken(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    code = (
-        "import h5py, hdf5plugin, sys, zlib, json\n"
-        "m = h5py.File(sys.argv[1], 'r', swmr=True, libver='latest')['entry_0000/measurement']\n"
-        "n = int(sys.argv[2])\n"
-        "print(json.dumps([m['frame_status'][:n].tolist(), [zlib.crc32(m['data'][i].data) for i in range(n)]]))\n"
-    )
-    try:
+    async with site.running() as client:
+        code = (
+            "import h5py, hdf5plugin, sys, zlib, json\n"
+            "m = h5py.File(sys.argv[1], 'r', swmr=True, libver='latest')['entry_0000/measurement']\n"
+            "n = int(sys.argv[2])\n"
+            "print(json.dumps([m['frame_status'][:n].tolist(), [zlib.crc32(m['data'][i].data) for i in range(n)]]))\n"
+        )
         acquisition = helpers.new_id()
         prepared = await client.prepare(acquisition, site.plan("run", 0, expo=0.005))
         await client.start(acquisition)
@@ -167,5 +139,3 @@ async def test_frames_can_be_read_by_another_process_while_they_are_taken(make_s
             assert status == [1] * state.written
             assert sums == [journal.scene_of(frame).crc32 for frame in range(state.written)]
         await client.stop(acquisition)
-    finally:
-        await client.close()

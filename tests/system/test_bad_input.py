@@ -38,40 +38,49 @@ def with_acquisition(plan, **changes):
 
 async def test_a_wrong_plan_is_refused_with_its_path_and_the_next_prepare_works(make_site, helpers, tmp_path):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    good = site.plan("run", 3)
-    (site.data / "taken_dense_1.h5").write_text("precious")
-    (site.data / "a_file").write_text("")
-    (site.data / "way_out").symlink_to(tmp_path)
-    text = site.folder / "not_an_array.npy"
-    text.write_text("no")
-    before = files(site)
-    none = {"dense": StreamSaving(enabled=False), "sparse": StreamSaving(enabled=False)}
-    cases = [
-        (with_params(good, noize=1.0), PlanError, r"pipeline\.params: .*unknown field `noize`"),
-        (with_params(good, noise=-1.0), PlanError, r"pipeline\.params: .*> 0.*\$\.noise"),
-        (with_params(good, cutoff_peak=1.0), PlanError, r"cutoff_peak: got 1\.0, expected at least cutoff_pick"),
-        (with_params(good, gain=[{"path": "/none/g.npy"}]), PlanError, r"gain\.0: /none/g\.npy: No such file"),
-        (with_params(good, mask={"path": "m.npy"}), PlanError, r"mask: got path 'm\.npy', expected an absolute one"),
-        (with_params(good, mask={"path": str(text)}), PlanError, r"mask: .*not_an_array\.npy"),
-        (msgspec.structs.replace(good, pipeline=PipelineChoice("smxx")), PlanError, r"pipeline\.name: got 'smxx'.*smx"),
-        (site.plan("run", 3, los=0.1), PlanError, r"detector: .*unknown field `los`"),
-        (site.plan("run", 3, loss=1.5), PlanError, r"detector: .*<= 1.*\$\.loss"),
-        (with_acquisition(good, expo_time=5000.0), PlanError, r"expo_time: got 5000 s, .* takes 1e-06 to 3600 s"),
-        (with_acquisition(good, trigger_mode="gate"), PlanError, r"trigger_mode: got gate, .* internal, software"),
-        (with_saving(good, base_path="data"), SavingError, r"base_path: got 'data', expected an absolute folder"),
-        (with_saving(good, base_path="/etc"), SavingError, r"base_path: /etc is /etc, expected a folder below"),
-        (with_saving(good, base_path=str(site.data / "way_out")), SavingError, r"base_path: .*expected a folder below"),
-        (with_saving(good, base_path=f"{site.data}/../x"), SavingError, r"expected a folder without '\.\.'"),
-        (with_saving(good, base_path=str(site.data / "a_file")), SavingError, r"a_file is not a folder"),
-        (with_saving(good, filename_prefix="../run"), ProtocolError, r"filename_prefix"),
-        (with_saving(good, filename_prefix="a/b"), ProtocolError, r"filename_prefix"),
-        (with_saving(site.plan("taken", 3, pipeline=True)), SavingError, r"taken_dense_1\.h5 is there already"),
-        (with_saving(good, streams={"dens": StreamSaving()}), PlanError, r"saving\.streams: got 'dens'"),
-    ]
-    try:
+    async with site.running() as client:
+        good = site.plan("run", 3)
+        (site.data / "taken_dense_1.h5").write_text("precious")
+        (site.data / "a_file").write_text("")
+        (site.data / "way_out").symlink_to(tmp_path)
+        text = site.folder / "not_an_array.npy"
+        text.write_text("no")
+        before = files(site)
+        none = {"dense": StreamSaving(enabled=False), "sparse": StreamSaving(enabled=False)}
+        cases = [
+            (with_params(good, noize=1.0), PlanError, r"pipeline\.params: .*unknown field `noize`"),
+            (with_params(good, noise=-1.0), PlanError, r"pipeline\.params: .*> 0.*\$\.noise"),
+            (with_params(good, cutoff_peak=1.0), PlanError, r"cutoff_peak: got 1\.0, expected at least cutoff_pick"),
+            (with_params(good, gain=[{"path": "/none/g.npy"}]), PlanError, r"gain\.0: /none/g\.npy: No such file"),
+            (
+                with_params(good, mask={"path": "m.npy"}),
+                PlanError,
+                r"mask: got path 'm\.npy', expected an absolute one",
+            ),
+            (with_params(good, mask={"path": str(text)}), PlanError, r"mask: .*not_an_array\.npy"),
+            (
+                msgspec.structs.replace(good, pipeline=PipelineChoice("smxx")),
+                PlanError,
+                r"pipeline\.name: got 'smxx'.*smx",
+            ),
+            (site.plan("run", 3, los=0.1), PlanError, r"detector: .*unknown field `los`"),
+            (site.plan("run", 3, loss=1.5), PlanError, r"detector: .*<= 1.*\$\.loss"),
+            (with_acquisition(good, expo_time=5000.0), PlanError, r"expo_time: got 5000 s, .* takes 1e-06 to 3600 s"),
+            (with_acquisition(good, trigger_mode="gate"), PlanError, r"trigger_mode: got gate, .* internal, software"),
+            (with_saving(good, base_path="data"), SavingError, r"base_path: got 'data', expected an absolute folder"),
+            (with_saving(good, base_path="/etc"), SavingError, r"base_path: /etc is /etc, expected a folder below"),
+            (
+                with_saving(good, base_path=str(site.data / "way_out")),
+                SavingError,
+                r"base_path: .*expected a folder below",
+            ),
+            (with_saving(good, base_path=f"{site.data}/../x"), SavingError, r"expected a folder without '\.\.'"),
+            (with_saving(good, base_path=str(site.data / "a_file")), SavingError, r"a_file is not a folder"),
+            (with_saving(good, filename_prefix="../run"), ProtocolError, r"filename_prefix"),
+            (with_saving(good, filename_prefix="a/b"), ProtocolError, r"filename_prefix"),
+            (with_saving(site.plan("taken", 3, pipeline=True)), SavingError, r"taken_dense_1\.h5 is there already"),
+            (with_saving(good, streams={"dens": StreamSaving()}), PlanError, r"saving\.streams: got 'dens'"),
+        ]
         for plan, kind, message in cases:
             with pytest.raises(ReceiverError, match=message) as caught:
                 await client.prepare(helpers.new_id(), plan)
@@ -83,22 +92,15 @@ async def test_a_wrong_plan_is_refused_with_its_path_and_the_next_prepare_works(
         final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
         assert final.counts.saved == 3
         assert not [name for name in files(site) if name.startswith(("run_dense", "run_sparse"))]
-    finally:
-        await client.close()
 
 
 async def test_a_frame_that_does_not_fit_the_ring_is_refused(make_site, helpers):
     site = make_site()
     site.config.write_text(site.config.read_text().replace("slot_bytes = 16384", "slot_bytes = 16383", 1))
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         with pytest.raises(PlanError, match=r"16384 bytes do not fit .*receivers\[0\].ring.slot_bytes is 16383"):
             await client.prepare(helpers.new_id(), site.plan("run", 3))
         assert files(site) == []
-    finally:
-        await client.close()
 
 
 async def test_a_receiver_that_is_down_is_named_within_its_deadline(make_site, helpers):
@@ -138,10 +140,7 @@ async def test_a_detector_that_is_down_is_named(make_site, helpers):
 
 async def test_the_detector_is_not_taken_from_a_running_acquisition(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         first = helpers.new_id()
         await client.prepare(first, site.plan("first", 0, expo=0.01))
         await client.start(first)
@@ -155,8 +154,6 @@ async def test_the_detector_is_not_taken_from_a_running_acquisition(make_site, h
             await client.start(helpers.new_id())
         final = await client.stop(first)
         assert final.outcome == "complete"
-    finally:
-        await client.close()
 
 
 @pytest.mark.parametrize("name", ["detector", "conductor", "receiver_0"])

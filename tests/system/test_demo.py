@@ -93,10 +93,31 @@ def test_recorded_frames_agree_with_psi(tmp_path, recorded_module):
             assert np.isposinf(saturated[~np.isnan(saturated)]).all()
 
 
-def test_a_shorter_replay(tmp_path, recorded_module):
-    code, printed, err = result(demo(tmp_path / "out", "--replay", str(recorded_module), "--frames", "2"))
+def test_a_shorter_replay_with_a_poni_file(tmp_path, recorded_module):
+    from pyFAI.detectors import Detector
+    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
+
+    pixel = 75e-6
+    geometry = AzimuthalIntegrator(
+        dist=0.1,
+        poni1=(-30 + 0.5) * pixel,  # pyFAI's origin is the corner of the first pixel
+        poni2=(70 + 0.5) * pixel,
+        detector=Detector(pixel, pixel, max_shape=(512, 1024)),
+        wavelength=1e-10,
+    )
+    geometry.save(str(tmp_path / "module.poni"))
+    replay = ("--replay", str(recorded_module), "--frames", "2")
+    code, by_poni, err = result(demo(tmp_path / "poni", *replay, "--poni", str(tmp_path / "module.poni")))
     assert code == 0, err
-    assert printed["frames_announced"] == 2
+    assert by_poni["frames_announced"] == 2
+    code, by_center, err = result(demo(tmp_path / "center", *replay, "--center=-30,70"))
+    assert code == 0, err
+    assert by_poni["peaks_found"] == pytest.approx(by_center["peaks_found"], rel=0.02)
+    radii = []
+    for printed in (by_poni, by_center):
+        with h5py.File(printed["master_file"], "r", swmr=True, libver="latest") as master:
+            radii.append(master["/entry_0000/measurement/radius"][:])
+    np.testing.assert_allclose(radii[0], radii[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,7 @@ def check_readable(site, prefix, written):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_receiver_that_dies_or_freezes_fails_the_acquisition_in_time(make_site, helpers, number):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition, before = await running(site, client, helpers)
         began = time.monotonic()
         site.signal("receiver_1", number)
@@ -57,16 +54,11 @@ async def test_a_receiver_that_dies_or_freezes_fails_the_acquisition_in_time(mak
         await site.connect(client)
         again, _ = await running(site, client, helpers, "again")
         assert (await client.stop(again)).outcome == "complete"
-    finally:
-        await client.close()
 
 
 async def test_a_detector_that_dies_fails_the_acquisition_in_time(make_site, helpers):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         acquisition, before = await running(site, client, helpers)
         began = time.monotonic()
         site.kill("detector")
@@ -77,8 +69,6 @@ async def test_a_detector_that_dies_fails_the_acquisition_in_time(make_site, hel
         assert (final.outcome, final.announced_by) == ("failed", "highest")
         assert final.counts.settled == final.announced >= before.written
         check_readable(site, "run", before.written)
-    finally:
-        await client.close()
 
 
 async def test_a_conductor_that_dies_leaves_what_was_acknowledged(make_site, helpers):
@@ -107,18 +97,13 @@ async def test_a_conductor_that_dies_leaves_what_was_acknowledged(make_site, hel
 @pytest.mark.parametrize("name", ["receiver_0", "conductor"])
 async def test_sigterm_closes_the_files_readable(make_site, helpers, name):
     site = make_site()
-    site.start()
-    client = site.client()
-    await site.connect(client)
-    try:
+    async with site.running() as client:
         _, before = await running(site, client, helpers)
         assert site.end(name) == 0
         part = {"receiver_0": "run_dense_0.h5", "conductor": "run_ledger.h5"}[name]
         with h5py.File(site.data / part, "r"):
             pass  # opens without SWMR: it was closed
         check_readable(site, "run", before.written)
-    finally:
-        await client.close()
 
 
 async def test_a_client_that_vanishes_disturbs_nothing(make_site, helpers):
