@@ -56,7 +56,7 @@ class LiveView:
     def __rich__(self) -> Group:
         values = self._values
         self._progress.update(self._task, completed=int(values["written"]))
-        table = Table("frames", "saved", "vetoed", "lost", "failed", "hits", "hit rate", "frames/s", pad_edge=False)
+        table = Table("frames", "saved", "vetoed", "lost", "failed", "hits", "hit rate", "frames/s")
         elapsed = max((self._last or time.monotonic()) - (self._started or time.monotonic()), 0)
         rate = f"{values['written'] / elapsed:.1f}" if elapsed > 0 and values["written"] else "-"
         counts = (f"{int(values[name])}" for name in ("received", "saved", "vetoed", "lost", "failed", "hits"))

@@ -311,9 +311,12 @@ class ConductorDaemon:
                         self._lose(link, run, f"receiver {link.rank} was restarted")
                 for report in progress.acquisitions:
                     run = self._runs.get(report.acquisition)
-                    if run is not None and run.take(link.rank, report):
+                    if run is None:
+                        continue
+                    run.take(link.rank, report)
+                    if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
                         await self._record(run)
-                    if run is not None and report.reason:
+                    if report.reason:
                         self._fault_run(run, f"receiver {link.rank}: {report.reason}")
             await asyncio.sleep(BUSY_POLL if self._live() else IDLE_POLL)
 

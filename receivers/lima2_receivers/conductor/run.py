@@ -81,8 +81,8 @@ class Run:
 
     # --- what comes in ---
 
-    def take(self, rank: int, progress: Progress) -> bool:
-        """Take a receiver's report; True: something moved."""
+    def take(self, rank: int, progress: Progress) -> None:
+        """Take a receiver's report."""
         part, ledger = self._parts[rank], self._ledger.parts[rank]
         before = (part.counters, part.closed, ledger.settled)
         skip = ledger.settled - progress.first
@@ -91,10 +91,8 @@ class Run:
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
         part.closed = progress.state is State.CLOSED
         part.highest = progress.highest
-        moved = before != (part.counters, part.closed, ledger.settled)
-        if moved:
+        if before != (part.counters, part.closed, ledger.settled):
             self.moved = time.monotonic()
-        return moved
 
     def bury(self, rank: int) -> None:
         """Expect nothing more of a receiver."""
@@ -122,6 +120,11 @@ class Run:
             self.announced, self.announced_by = highest, "highest"
 
     # --- what follows ---
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether frames have settled that the ledger file does not hold yet."""
+        return self._ledger.leading(self.announced) > self.written
 
     def all_sent(self, status: DetectorStatus) -> bool:
         """Tell whether the detector has sent everything that triggers asked for."""

@@ -1,0 +1,96 @@
+"""What the conductor knows of an acquisition."""
+
+import h5py
+import numpy as np
+
+from lima2_processing.frame import AcquisitionId
+from lima2_receivers.acquisition import State
+from lima2_receivers.conductor.run import Run
+from lima2_receivers.control import DetectorStatus
+from lima2_receivers.ledger import Counts, FrameStatus
+from lima2_receivers.ledger import Run as LedgerRun
+from lima2_receivers.messages import Progress
+from lima2_receivers.plan import AcquisitionPlan, SavingParams
+from lima2_receivers.topology import RoundRobin
+
+ACQUISITION = AcquisitionId("0" * 32)
+
+
+def progress(rows, first=0, state=State.RUNNING):
+    return Progress(
+        acquisition=ACQUISITION,
+        state=state,
+        first=first,
+        runs=(LedgerRun(FrameStatus.SAVED, rows - first),) if rows > first else (),
+        timestamps=np.arange(first, rows, dtype="<f8").tobytes(),
+        received=rows,
+        processed=rows,
+        hits=0,
+        counts=Counts(saved=rows),
+        highest=rows - 1,
+    )
+
+
+def new_run(tmp_path, n_receivers=1):
+    run = Run(ACQUISITION, AcquisitionPlan(saving=SavingParams(str(tmp_path))), 7, RoundRobin(n_receivers))
+    run.open_ledger(tmp_path / "ledger.h5")
+    return run
+
+
+def test_frames_that_settle_before_their_trigger_is_counted_are_recorded_after_it(tmp_path):
+    run = new_run(tmp_path)
+    run.take(0, progress(3))
+    assert not run.unrecorded
+    run.asked(3)
+    assert run.unrecorded
+    assert run.record()
+    assert run.written == 3
+    run.discard()
+
+
+def test_only_leading_frames_of_all_receivers_are_recorded(tmp_path):
+    run = new_run(tmp_path, n_receivers=2)
+    run.asked(6)
+    run.take(0, progress(3))
+    run.record()
+    assert run.written == 1
+    run.take(1, progress(1))
+    run.record()
+    assert run.written == 3
+    run.take(1, progress(3, first=0))  # a report that overlaps what is known
+    run.record()
+    assert run.written == 6
+    with h5py.File(tmp_path / "ledger.h5", "r", swmr=True, libver="latest") as file:
+        ledger = file["/entry_0000/ledger"]
+        assert ledger["timestamp"][:].tolist() == [0, 0, 1, 1, 2, 2]
+        assert ledger["receiver"][:].tolist() == [0, 1] * 3
+    run.discard()
+
+
+def test_a_stop_announces_what_was_reached(tmp_path):
+    run = new_run(tmp_path)
+    run.asked(100)
+    run.conclude(DetectorStatus(series=7, triggered=100, sent=40, busy=False))
+    assert (run.announced, run.announced_by) == (40, "control")
+    other = new_run(tmp_path / "other")
+    other.asked(100)
+    other.take(0, progress(12))
+    other.conclude(None)
+    assert (other.announced, other.announced_by) == (12, "highest")
+    run.discard()
+    other.discard()
+
+
+def test_a_dead_receiver_fails_its_frames(tmp_path):
+    run = new_run(tmp_path, n_receivers=2)
+    run.asked(10)
+    run.take(0, progress(5, state=State.CLOSED))
+    run.take(1, progress(2))
+    assert not run.drained()
+    run.bury(1)
+    assert run.drained()
+    run.settle_dead()
+    state = run.state()
+    assert (state.counts.saved, state.counts.failed) == (7, 3)
+    assert state.reasons == {"receiver 1 was lost": 3}
+    run.discard()
