@@ -1,6 +1,5 @@
 """What the conductor knows of an acquisition."""
 
-import h5py
 import numpy as np
 
 from lima2_processing.frame import AcquisitionId
@@ -11,6 +10,7 @@ from lima2_receivers.ledger import Counts, FrameStatus
 from lima2_receivers.ledger import Run as LedgerRun
 from lima2_receivers.messages import Progress
 from lima2_receivers.plan import AcquisitionPlan, SavingParams
+from lima2_receivers.saving.read import open_file
 from lima2_receivers.topology import RoundRobin
 
 ACQUISITION = AcquisitionId("0" * 32)
@@ -60,7 +60,7 @@ def test_only_leading_frames_of_all_receivers_are_recorded(tmp_path):
     run.take(1, progress(3, first=0))  # a report that overlaps what is known
     run.record()
     assert run.written == 6
-    with h5py.File(tmp_path / "ledger.h5", "r", swmr=True, libver="latest") as file:
+    with open_file(tmp_path / "ledger.h5") as file:
         ledger = file["/entry_0000/ledger"]
         assert ledger["timestamp"][:].tolist() == [0, 0, 1, 1, 2, 2]
         assert ledger["receiver"][:].tolist() == [0, 1] * 3

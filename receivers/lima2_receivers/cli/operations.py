@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.client import ConductorClient
@@ -36,7 +34,7 @@ def state(config: ConfigPath, json: Json = False) -> None:
     if json:
         typer.echo(msgspec.json.encode(found).decode())
     elif found is not None:
-        Console().print(*_tables(found), sep="\n")
+        typer.echo("\n".join(_lines(found)))
 
 
 def stop(
@@ -53,12 +51,8 @@ def stop(
     if json:
         typer.echo(msgspec.json.encode(final).decode())
     else:
-        counts = final.counts
         typer.echo(f"acquisition {final.acquisition}: {final.outcome} {final.reason}".rstrip())
-        typer.echo(
-            f"{final.announced} frames announced: {counts.saved} saved, {counts.vetoed} vetoed, {counts.lost} lost, "
-            f"{counts.failed} failed"
-        )
+        typer.echo(_counts(final))
 
 
 def _with_client(config: Path, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
@@ -89,17 +83,24 @@ def _live(state: SystemState | None) -> AcquisitionId:
     return live[0]
 
 
-def _tables(found: SystemState) -> tuple[Table, Table]:
-    receivers = Table("receiver", "endpoint", "alive", "strangers", "free slots", title=f"detector {found.detector}")
+def _lines(found: SystemState) -> Iterator[str]:
+    """Yield what people want to know, one thing a line, so that ids and paths can be copied."""
+    yield f"detector: {found.detector} {found.fault}".rstrip()
     for receiver in found.receivers:
-        alive = "yes" if receiver.alive else f"silent for {receiver.silent:g} s"
-        receivers.add_row(
-            str(receiver.rank), receiver.endpoint, alive, str(receiver.strangers), str(receiver.free_slots)
-        )
-    runs = Table("acquisition", "state", "outcome", "announced", "saved", "vetoed", "lost", "failed", "master file")
-    for column in (*receivers.columns, *runs.columns):
-        column.overflow = "fold"  # ids and paths are to be copied
+        alive = "alive" if receiver.alive else f"silent for {receiver.silent:g} s"
+        strangers = f", {receiver.strangers} messages refused" if receiver.strangers else ""
+        room = f"{receiver.free_slots} ring slots free"
+        yield f"receiver {receiver.rank}: {alive}, {room}{strangers}, {receiver.endpoint}"
     for run in found.acquisitions:
-        counts = (run.announced, run.counts.saved, run.counts.vetoed, run.counts.lost, run.counts.failed)
-        runs.add_row(run.acquisition, run.state, run.outcome, *map(str, counts), run.master_file)
-    return receivers, runs
+        ended = "" if run.outcome == "none" else f", {run.outcome} {run.reason}".rstrip()
+        yield f"acquisition {run.acquisition}: {run.state}{ended}"
+        yield f"  {_counts(run)}"
+        yield f"  {run.master_file}"
+
+
+def _counts(run: AcquisitionState) -> str:
+    counts = run.counts
+    return (
+        f"{run.announced} frames announced: {counts.saved} saved, {counts.vetoed} vetoed, {counts.lost} lost, "
+        f"{counts.failed} failed"
+    )
