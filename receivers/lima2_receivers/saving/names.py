@@ -42,8 +42,10 @@ def confine(base_path: str, roots: Iterable[str]) -> Path:
     try:
         resolved = path.resolve()
         root = next((root for root in allowed if resolved.is_relative_to(root.resolve())), None)
-    except (OSError, RuntimeError) as error:  # a loop of symbolic links is one or the other, by Python version
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links, up to Python 3.12
         raise SavingError(f"saving.base_path: {base_path}: {error}") from error
+    if any(map(os.path.islink, (resolved, *resolved.parents))):  # the same from Python 3.13 on
+        raise SavingError(f"saving.base_path: {base_path}: the symbolic links in it form a loop")
     if root is None:
         expected = ", ".join(str(root) for root in allowed)
         raise SavingError(f"saving.base_path: {base_path} is {resolved}, expected a folder below {expected}")
