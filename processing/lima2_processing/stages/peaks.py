@@ -77,5 +77,6 @@ class Peaks:
         return [part[np.isfinite(part[:, 0])] for part in np.split(found, picked.ends[:-1])]
 
     def _grow(self, n_picked: int) -> cl.Buffer:
-        self._room = 2 * n_picked
-        return self._device.allocate(self._room * 16)
+        buffer = self._device.allocate(2 * n_picked * 16)
+        self._room = 2 * n_picked  # only now: an allocation that fails must not count as room
+        return buffer

@@ -84,8 +84,9 @@ class Sparsify:
         return Picked(*packed, ends.reshape(n_frames, -1)[:, -1])
 
     def _grow(self, n_picked: int) -> tuple[cl.Buffer, cl.Buffer]:
-        self._room = 2 * n_picked
-        return self._device.allocate(self._room * 4), self._device.allocate(self._room * 4)
+        buffers = self._device.allocate(8 * n_picked), self._device.allocate(8 * n_picked)
+        self._room = 2 * n_picked  # only now: an allocation that fails must not count as room
+        return buffers
 
 
 def build_with_background(device: Device, source: Path) -> cl.Program:

@@ -262,6 +262,7 @@ class ConductorDaemon:
     async def _drain(self, run: Run) -> None:
         """Announce the final number, wait until all is settled, close the ledger."""
         await self._announce(run, final=True)
+        run.moved = time.monotonic()  # draining begins now, however long nothing has happened before
         while not run.drained():
             if time.monotonic() - run.moved > self._config.deadlines.stalled:
                 for link in self._links:

@@ -50,6 +50,7 @@ class ReceiverLink:
         if not self.alive:
             self.instance = (await self._requester.hello("conductor")).instance
         progress = await self._requester.request(Poll(cursors), ReceiverProgress)
+        self.instance = progress.instance  # a receiver may be back before it was missed
         self.alive = True
         self._heard = time.monotonic()
         self._strangers, self._free_slots = progress.strangers, progress.free_slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Run:
         self._ledger = SystemLedger(topology)
         self._parts = tuple(_Part() for _ in range(topology.n_receivers))
         self._file: LedgerFile | None = None
+        self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
     @property
     def live(self) -> bool:
@@ -162,13 +164,14 @@ class Run:
         :returns: True where there were any.
         :raises SavingError: the ledger file can't be written.
         """
-        leading = self._ledger.leading(self.announced)
-        if self._file is None or leading <= self.written:
-            return False
-        self._file.append(self._ledger.statuses(self.written, leading), self._stamps(self.written, leading))
-        self._file.flush()
-        self.written = leading
-        return True
+        with self._writing:
+            leading = self._ledger.leading(self.announced)
+            if self._file is None or leading <= self.written:
+                return False
+            self._file.append(self._ledger.statuses(self.written, leading), self._stamps(self.written, leading))
+            self._file.flush()
+            self.written = leading
+            return True
 
     def close(self) -> None:
         """Decide the outcome's last detail and close the ledger file. Blocks.
@@ -182,12 +185,13 @@ class Run:
             )
         elif self.limit == 0:
             self.machine.complete_anyway()
-        if self._file is not None:
-            try:
-                self.record()
-            finally:
-                self._file.close(self._summary(counts))
-                self._file = None
+        with self._writing:
+            if self._file is not None:
+                try:
+                    self.record()
+                finally:
+                    self._file.close(self._summary(counts))
+                    self._file = None
 
     def discard(self) -> None:
         """Remove the ledger file."""
