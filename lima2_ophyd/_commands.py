@@ -9,7 +9,6 @@ import numpy as np
 from ophyd_async.core import Array1D, Device
 
 from lima2_processing.frame import AcquisitionId
-from lima2_receivers.client import PREPARE_TIMEOUT, STOP_TIMEOUT
 from lima2_receivers.errors import ProtocolError
 from lima2_receivers.messages import Message
 
@@ -18,8 +17,6 @@ from ._connector import conductor_command
 from ._plan_signals import decode_plan
 
 M = TypeVar("M", bound=msgspec.Struct)
-GRACE = 5.0
-"""Seconds that a command here may take longer than the client's own deadline, whose error says more."""
 
 
 class Commands(Device):
@@ -41,16 +38,16 @@ class Commands(Device):
             await client.trigger(AcquisitionId(acquisition), n_frames, expo_time, latency_time)
 
         async def stop_acquisition(acquisition: str, timeout: float) -> Array1D[np.uint8]:
-            return pack(await client.stop(AcquisitionId(acquisition), timeout))
+            return pack(await client.stop(AcquisitionId(acquisition), timeout or None))
 
         async def read_values(acquisition: str, frame: int) -> Array1D[np.uint8]:
             return pack(await client.values(AcquisitionId(acquisition), frame))
 
-        self.prepare_acquisition = conductor_command(connection, prepare_acquisition, PREPARE_TIMEOUT + GRACE)
-        self.start_acquisition = conductor_command(connection, start_acquisition, 2 * GRACE)
-        self.trigger_frames = conductor_command(connection, trigger_frames, 2 * GRACE)
-        self.stop_acquisition = conductor_command(connection, stop_acquisition, STOP_TIMEOUT + GRACE)
-        self.read_values = conductor_command(connection, read_values, 2 * GRACE)
+        self.prepare_acquisition = conductor_command(connection, prepare_acquisition)
+        self.start_acquisition = conductor_command(connection, start_acquisition)
+        self.trigger_frames = conductor_command(connection, trigger_frames)
+        self.stop_acquisition = conductor_command(connection, stop_acquisition)
+        self.read_values = conductor_command(connection, read_values)
         super().__init__()
 
 

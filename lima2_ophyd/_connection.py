@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lima2_processing.frame import AcquisitionId
-from lima2_receivers.acquisition import Outcome
+from lima2_receivers.acquisition import Outcome, State
 from lima2_receivers.client import ConductorClient
 from lima2_receivers.errors import DetectorError, ReceiverError, StateError, UnreachableError
-from lima2_receivers.messages import State, SystemState
+from lima2_receivers.messages import SystemState
 from lima2_receivers.published import AcquisitionState, DetectorState
 
 log = logging.getLogger(__name__)

@@ -177,9 +177,6 @@ def state_signal(
     return SignalR(StateSignalBackend(datatype, connection, key, read, units))
 
 
-def conductor_command(connection: Connection, function: Callable[P, Awaitable[R]], timeout: float) -> Command[P, R]:
-    """Make a command of the conductor.
-
-    :param timeout: seconds; longer than the client's own deadline, whose error says more.
-    """
-    return Command(ConductorCommandBackend(connection, function), timeout)
+def conductor_command(connection: Connection, function: Callable[P, Awaitable[R]]) -> Command[P, R]:
+    """Make a command of the conductor, without a deadline here: the client has its own, whose error says more."""
+    return Command(ConductorCommandBackend(connection, function), timeout=None)

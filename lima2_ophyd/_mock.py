@@ -8,8 +8,8 @@ import numpy as np
 from ophyd_async.core import DeviceMock, callback_on_mock_execute, set_mock_value
 
 from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind
-from lima2_receivers.acquisition import Outcome
-from lima2_receivers.messages import Dataset, Prepared, State, Values
+from lima2_receivers.acquisition import Outcome, State
+from lima2_receivers.messages import Dataset, Prepared, Values
 from lima2_receivers.published import AcquisitionState, ReceiverCounters
 
 from ._commands import pack

@@ -22,7 +22,7 @@ from lima2_receivers.plan import (
 
 from ._parameters import Parameters
 
-SETTABLE = frozenset({"nb_frames", "trigger_mode", "nb_frames_per_trigger"})
+FROM_THE_SCAN = frozenset({"nb_frames", "trigger_mode", "nb_frames_per_trigger"})
 """Fields of AcquisitionParams that follow from how bluesky triggers, so that they are no signals."""
 
 
@@ -89,7 +89,7 @@ class PlanSignals:
         detector_params: type[msgspec.Struct] | None,
         streams: Sequence[str],
     ) -> None:
-        self.acquisition = Parameters(AcquisitionParams, leave_out=SETTABLE)
+        self.acquisition = Parameters(AcquisitionParams, leave_out=FROM_THE_SCAN)
         self.pipeline = Parameters(pipeline_params or NoParams)
         self.detector = Parameters(detector_params or NoParams)
         self.saving = SavingSignals(streams)

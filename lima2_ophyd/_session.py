@@ -12,7 +12,6 @@ from ophyd_async.core import WatchableAsyncStatus, Watcher, WatcherUpdate
 
 from lima2_processing.frame import AcquisitionId, OutputKind
 from lima2_receivers.acquisition import Outcome
-from lima2_receivers.client import STOP_TIMEOUT
 from lima2_receivers.errors import DetectorError, ReceiverError, StateError, UnreachableError
 from lima2_receivers.messages import Dataset, Prepared, Values
 from lima2_receivers.plan import AcquisitionPlan, TriggerMode
@@ -137,7 +136,7 @@ class Session:
             self._stopping = True
             self.connection.notify()
             try:
-                timeout = LAST_WORD if self.connection.silent else STOP_TIMEOUT
+                timeout = LAST_WORD if self.connection.silent else 0.0  # 0: the conductor's own
                 answer = await self.commands.stop_acquisition.execute(self.acquisition, timeout)
                 final = unpack(answer, AcquisitionState)
                 self.connection.note(final)

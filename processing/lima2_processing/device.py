@@ -31,8 +31,6 @@ class Device:
     def __init__(self, device: cl.Device) -> None:
         name_unknown_cpu(device)
         self.name = f"{device.name.strip()} ({device.platform.name.strip()} {_version(device.platform)})"
-        self.is_gpu = bool(device.type & cl.device_type.GPU)
-        self.memory = int(device.global_mem_size)
         self.context = cl.Context([device])
         self._programs: dict[tuple[Path, tuple[str, ...]], cl.Program] = {}
 

@@ -37,6 +37,13 @@ class ModuleLayout(msgspec.Struct, frozen=True):
     chip_gap: int = 0
 
 
+class PixelKind(StrEnum):
+    """What the number in a raw pixel is."""
+
+    VALUE = "value"  # counts, or a value that is ready to use
+    GAIN_ADC = "gain_adc"  # Jungfrau's: gain stage in the upper 2 bits, ADC in the lower 14; useless before correction
+
+
 class FrameSpec(msgspec.Struct, frozen=True):
     """What the frames of an acquisition look like, agreed before data flows.
 
@@ -44,12 +51,14 @@ class FrameSpec(msgspec.Struct, frozen=True):
     :param dtype: NumPy type string, such as ``<u2``.
     :param layout: how modules form the image; None where a frame is an image already.
     :param pixel_size: (rows, cols) in metres.
+    :param pixels: what the numbers are.
     """
 
     shape: tuple[int, ...]
     dtype: str
     layout: ModuleLayout | None = None
     pixel_size: tuple[float, float] = (75e-6, 75e-6)
+    pixels: PixelKind = PixelKind.VALUE
 
     @property
     def nbytes(self) -> int:
@@ -185,8 +194,6 @@ class Results:
     """The results of a batch, in the order of its frames.
 
     :param frames: one FrameResult a frame.
-    :param device: name of the OpenCL device that computed them; empty where none was used.
     """
 
     frames: tuple[FrameResult, ...]
-    device: str = ""

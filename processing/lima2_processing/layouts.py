@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import ParameterError
-from .frame import FrameSpec, ModuleLayout
+from .frame import FrameSpec, ModuleLayout, PixelKind
 
 JUNGFRAU_MODULE = (512, 1024)
 JUNGFRAU_CHIP = (256, 256)
@@ -33,7 +33,7 @@ def grid(
     gap_pixels: bool,
     module_gap: tuple[int, int],
 ) -> FrameSpec:
-    """Return the raw frame of modules on a grid, row by row.
+    """Return the raw frame of Jungfrau's pixels in modules on a grid, row by row.
 
     :param modules: how many (down, across).
     :param module_shape: raw pixels (rows, cols) of a module.
@@ -47,4 +47,4 @@ def grid(
     origins = tuple((down * step[0], across * step[1]) for down in range(modules[0]) for across in range(modules[1]))
     image = (modules[0] * step[0] - module_gap[0], modules[1] * step[1] - module_gap[1])
     layout = ModuleLayout(origins=origins, image_shape=image, chip_shape=chip_shape, chip_gap=gap)
-    return FrameSpec(shape=(len(origins), *module_shape), dtype="<u2", layout=layout)
+    return FrameSpec(shape=(len(origins), *module_shape), dtype="<u2", layout=layout, pixels=PixelKind.GAIN_ADC)

@@ -34,15 +34,19 @@ class Pipeline(ABC, Generic[P]):
     :param device: where the kernels run.
     :param files: what the parameters' CalibrationFile fields held, by dotted field name with the position for
         tuples: ``{"poni": "...", "pedestal.0": array}``.
+    :param batch: frames that go through the device together at most; ``process`` may get more, and takes them in turns.
     :raises ParameterError: a parameter or calibration does not fit.
     """
 
     params_type: ClassVar[type[msgspec.Struct]]
 
-    def __init__(self, params: P, spec: FrameSpec, device: Device, files: Mapping[str, Calibration]) -> None:
+    def __init__(
+        self, params: P, spec: FrameSpec, device: Device, files: Mapping[str, Calibration], batch: int = 1
+    ) -> None:
         self.params = params
         self.spec = spec
         self.device = device
+        self.batch = batch
 
     @abstractmethod
     def outputs(self) -> tuple[Output, ...]:

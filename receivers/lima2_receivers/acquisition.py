@@ -47,19 +47,16 @@ class Event(StrEnum):
 class Instruction(StrEnum):
     """What the holder of the machine has to do next."""
 
-    BEGIN = "begin"
     HALT = "halt"
     DRAIN = "drain"
-    CLOSE = "close"
-    DISCARD = "discard"  # remove what prepare made
 
 
 _S, _E, _I = State, Event, Instruction
 TRANSITIONS: dict[tuple[State, Event], tuple[State, tuple[Instruction, ...]]] = {
     (_S.PREPARING, _E.READY): (_S.PREPARED, ()),
-    (_S.PREPARING, _E.STOP): (_S.CLOSED, (_I.DISCARD,)),
-    (_S.PREPARING, _E.FAULT): (_S.CLOSED, (_I.DISCARD,)),
-    (_S.PREPARED, _E.START): (_S.RUNNING, (_I.BEGIN,)),
+    (_S.PREPARING, _E.STOP): (_S.CLOSED, ()),
+    (_S.PREPARING, _E.FAULT): (_S.CLOSED, ()),
+    (_S.PREPARED, _E.START): (_S.RUNNING, ()),
     (_S.PREPARED, _E.STOP): (_S.STOPPING, (_I.HALT,)),
     (_S.PREPARED, _E.FAULT): (_S.STOPPING, (_I.HALT,)),
     (_S.PREPARED, _E.ENDED): (_S.DRAINING, (_I.DRAIN,)),
@@ -73,7 +70,7 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, tuple[Instruction, ...]]] = 
     (_S.DRAINING, _E.STOP): (_S.DRAINING, ()),
     (_S.DRAINING, _E.ENDED): (_S.DRAINING, ()),
     (_S.DRAINING, _E.FAULT): (_S.DRAINING, ()),
-    (_S.DRAINING, _E.SETTLED): (_S.CLOSED, (_I.CLOSE,)),
+    (_S.DRAINING, _E.SETTLED): (_S.CLOSED, ()),
     (_S.CLOSED, _E.STOP): (_S.CLOSED, ()),
     (_S.CLOSED, _E.ENDED): (_S.CLOSED, ()),
     (_S.CLOSED, _E.FAULT): (_S.CLOSED, ()),
@@ -121,17 +118,3 @@ class Acquisition:
         if self.reason:
             return Outcome.FAILED
         return Outcome.STOPPED if self._stopped else Outcome.COMPLETE
-
-
-def combine(states: list[State]) -> State:
-    """Return the state of a whole whose parts are in ``states``: the part that is furthest behind decides.
-
-    While one part still runs, the whole runs, even where another is draining already.
-
-    :param states: of the parts, at least one.
-    :raises ValueError: there are no parts.
-    """
-    if not states:
-        raise ValueError("no parts to combine")
-    order = list(State)
-    return min(states, key=order.index)

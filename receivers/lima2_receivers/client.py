@@ -15,6 +15,7 @@ from lima2_processing.frame import AcquisitionId
 from .errors import ProtocolError
 from .messages import (
     AcquisitionClosed,
+    Deadlines,
     Describe,
     Description,
     Done,
@@ -36,9 +37,6 @@ from .transport.requests import MAX_MESSAGE_BYTES, Requester
 
 log = logging.getLogger(__name__)
 
-PREPARE_TIMEOUT = 70.0
-STOP_TIMEOUT = 30.0
-
 
 class ConductorClient:
     """A connection to a conductor. Making one does no I/O; ``connect`` makes the sockets in the running event loop.
@@ -52,6 +50,7 @@ class ConductorClient:
     def __init__(self, commands: str, state: str, *, name: str = "client", timeout: float = 5.0) -> None:
         self.name = name
         self.state: SystemState | None = None
+        self._deadlines = Deadlines(prepare=0.0, stop=0.0)  # until the conductor has said its own
         self._requester = Requester(commands, "conductor", timeout)
         self._endpoint = state
         self._socket: zmq.asyncio.Socket | None = None
@@ -74,10 +73,11 @@ class ConductorClient:
 
         :raises UnreachableError: the conductor does not answer.
         :raises VersionError: it speaks another version.
+        :raises ProtocolError: this is no conductor.
         """
         self._requester.open()
         try:
-            welcome = await self._requester.hello(self.name)
+            welcome = await self._greet()
         except BaseException:
             await self.close()
             raise
@@ -128,9 +128,8 @@ class ConductorClient:
         :param timeout: seconds; None: long enough for the conductor's own deadlines.
         :raises PlanError: something in the plan can't be done; nothing has moved.
         """
-        return await self._requester.request(
-            Prepare(acquisition, plan), Prepared, PREPARE_TIMEOUT if timeout is None else timeout
-        )
+        seconds = self._deadlines.prepare + self._requester.timeout if timeout is None else timeout
+        return await self._requester.request(Prepare(acquisition, plan), Prepared, seconds)
 
     async def start(self, acquisition: AcquisitionId) -> None:
         """Start a prepared acquisition."""
@@ -147,14 +146,20 @@ class ConductorClient:
 
         :param timeout: seconds; None: long enough for the conductor's own deadlines.
         """
-        closed = await self._requester.request(
-            Stop(acquisition), AcquisitionClosed, STOP_TIMEOUT if timeout is None else timeout
-        )
+        seconds = self._deadlines.stop + self._requester.timeout if timeout is None else timeout
+        closed = await self._requester.request(Stop(acquisition), AcquisitionClosed, seconds)
         return closed.final
 
     async def values(self, acquisition: AcquisitionId, frame: int = -1) -> Values:
         """Return the scalars of one settled frame; see ``messages.GetValues``."""
         return await self._requester.request(GetValues(acquisition, frame), Values)
+
+    async def _greet(self) -> Welcome:
+        welcome = await self._requester.hello(self.name)
+        if welcome.deadlines is None:
+            raise ProtocolError(f"got {welcome.role} at {self.endpoint}, expected a conductor")
+        self._deadlines = welcome.deadlines
+        return welcome
 
     def _take(self, state: SystemState) -> None:
         self._heard = time.monotonic()

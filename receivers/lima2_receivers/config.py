@@ -86,13 +86,24 @@ class DeadlineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     :param command: a command between daemons; also how long a daemon may be silent before it counts as dead.
     :param prepare: preparing an acquisition: reading calibration, building kernels, making files.
     :param drain: no frame has come and none was settled for this long after the detector ended: the rest is lost.
-    :param stalled: nothing has moved for this long while an acquisition drains: it is given up.
+    :param stalled: nothing has moved for this long while an acquisition drains: it is given up. A receiver that no
+        conductor asks about an acquisition for this long, and that gets none of its frames, closes its files by itself.
     """
 
     command: Annotated[float, Meta(gt=0)] = 5.0
     prepare: Annotated[float, Meta(gt=0)] = 60.0
     drain: Annotated[float, Meta(gt=0)] = 2.0
     stalled: Annotated[float, Meta(gt=0)] = 15.0
+
+    @property
+    def whole_prepare(self) -> float:
+        """How long the conductor may take to answer a prepare: check, arm, make, and undo where one part can't."""
+        return 3 * self.prepare + 4 * self.command
+
+    @property
+    def stop(self) -> float:
+        """How long the conductor may take to stop an acquisition and close its files."""
+        return 4 * self.command + 2 * self.stalled
 
 
 class DetectorConfig(Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
+from lima2_processing.frame import LocalIdx, ReceiverIdx
 
 from .errors import StateError
 from .topology import Topology
@@ -187,7 +187,3 @@ class SystemLedger:
                 if run.reason:
                     tally[run.reason] = tally.get(run.reason, 0) + run.count
         return tally
-
-    def locate(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx]:
-        """Return which receiver and row hold a frame."""
-        return self.topology.locate(frame)

@@ -20,6 +20,7 @@ from lima2_receivers.ledger import Counts
 from lima2_receivers.messages import (
     AcquisitionClosed,
     Dataset,
+    Deadlines,
     Describe,
     Description,
     Done,
@@ -238,7 +239,7 @@ class FakeConductor:
             await asyncio.sleep(0.05)
         match request:
             case Hello():
-                return Welcome("conductor", self._instance)
+                return Welcome("conductor", self._instance, deadlines=Deadlines(30, 30))
             case Describe():
                 spec = FrameSpec((2, ROWS // 2, COLUMNS), "<u2")
                 modes = tuple(TriggerMode)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from lima2_processing.calibration import CalibrationFile
-from lima2_processing.errors import ParameterError, ProcessingError
-from lima2_processing.frame import Frame, FrameSpec
+from lima2_processing.errors import DeviceError, ParameterError, ProcessingError
+from lima2_processing.frame import Frame, FrameSpec, PixelKind
 from lima2_processing.layouts import grid, jungfrau
 from lima2_processing.pipelines.smx import Smx
 from lima2_processing.pipelines.smx_params import PLUGIN, ErrorModel, GainUnit, SmxParams
-from lima2_processing.testing import PipelineContract
+from lima2_processing.testing import PipelineContract, check_same
 
 FILE = CalibrationFile("/calibration")
 TINY = grid((2, 2), (48, 64), (24, 32), gap_pixels=True, module_gap=(6, 2))
@@ -82,6 +82,11 @@ class TestPlainImages(PipelineContract):
         return SmxParams(n_bins=20, beam_center=(-10.5, 200), error_model=ErrorModel.POISSON, max_peaks=3)
 
 
+def values_of(spec):
+    """Return the spec of a detector that sends values, not ADC words."""
+    return msgspec.structs.replace(spec, pixels=PixelKind.VALUE)
+
+
 @pytest.fixture
 def make(device):
     """Makes pipelines and closes them."""
@@ -118,10 +123,6 @@ def test_whole_chain_as_the_reference(make, reference):
     assert np.isnan(values["peaks"][values["n_peaks"] :]).all()
     pixels = np.rint(found[:, 0]) * dense.shape[1] + np.rint(found[:, 1])
     assert np.isin(pixels, values["sparse"].index).all()
-
-
-def test_results_name_the_device(make, device):
-    assert make().process(raw_frames(TINY, calibration(TINY))).device == device.name
 
 
 def test_too_many_peaks_are_told_and_the_strongest_kept(make):
@@ -184,7 +185,7 @@ def test_one_file_or_three(make):
 
 
 def test_double_pixels_that_are_not_shared_are_saved_but_give_no_peaks(make):
-    spec = grid((1, 1), (64, 64), (32, 32), gap_pixels=False, module_gap=(0, 0))
+    spec = values_of(grid((1, 1), (64, 64), (32, 32), gap_pixels=False, module_gap=(0, 0)))
     data = np.random.default_rng(0).poisson(2, spec.shape).astype(np.uint16)
     data[0, 30:34, 9:14] += 300
     data[0, 49:52, 49:52] += 300
@@ -207,10 +208,20 @@ def test_user_mask_of_raw_values(make):
     np.testing.assert_array_equal(np.isnan(values["dense"].ravel()), masked == 1)
 
 
-def test_raw_words_without_pedestals_stay_counts(make):
-    data = np.random.default_rng(0).integers(0, 65535, TINY.shape).astype(np.uint16)
-    values = make(SmxParams(n_bins=10), TINY).process((Frame(0, data, 15, 0.0),)).frames[0].values
-    assert values["dense"][0, 0] == data[0, 0, 0]
+def test_adc_values_are_never_taken_for_photons(make):
+    """Frames of ADC values need a correction; what is a value already can have none."""
+    with pytest.raises(ParameterError, match=r"pedestal: got 'none', expected pedestals and gains"):
+        make(SmxParams(n_bins=10), TINY)
+    with pytest.raises(ParameterError, match=r"pedestal: .*expected none: the detector sends values"):
+        make(spec=values_of(TINY))
+
+
+def test_only_what_was_corrected_is_in_photons(make):
+    def units(pipeline):
+        return {output.name: output.unit for output in pipeline.outputs()}
+
+    assert units(make())["dense"] == units(make())["sparse"] == "photons"
+    assert units(make(SmxParams(n_bins=10), values_of(TINY)))["dense"] == ""
 
 
 @pytest.mark.parametrize("fill", [0, np.nan, 65535])
@@ -266,3 +277,25 @@ WRONG = [
 def test_what_does_not_fit_is_refused(make, changes, files, message):
     with pytest.raises(ParameterError, match=message):
         make(files={**calibration(TINY), **files}, **changes)
+
+
+def test_a_device_that_has_no_memory_for_one_frame_goes_on_with_the_next(make, device, monkeypatch):
+    """Buffers that could not grow are not taken for grown."""
+    data = np.random.default_rng(0).poisson(2, (512, 512)).astype(np.float32)
+    data[::5, ::5] += 1000
+    crowded = (Frame(0, data, 1, 0.0),)
+    pipeline = make(SmxParams(n_bins=10, cutoff_pick=3.0), FrameSpec(data.shape, "<f4"))
+
+    def refuse(nbytes):
+        raise DeviceError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "allocate", refuse)
+        for _ in range(2):
+            with pytest.raises(DeviceError, match="out of memory"):
+                pipeline.process(crowded)
+    after = pipeline.process(crowded).frames[0]
+    assert len(after.values["sparse"].index) > 8192
+    check_same(
+        after, make(SmxParams(n_bins=10, cutoff_pick=3.0), FrameSpec(data.shape, "<f4")).process(crowded).frames[0]
+    )

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from lima2_receivers.acquisition import TRANSITIONS, Acquisition, Event, Instruction, Outcome, State, combine
+from lima2_receivers.acquisition import TRANSITIONS, Acquisition, Event, Outcome, State
 from lima2_receivers.errors import StateError
 
 PATHS = {
@@ -110,7 +110,7 @@ def test_a_stopped_acquisition_of_which_nothing_is_missing_is_complete():
     machine = run(Event.READY, Event.START, Event.STOP, Event.HALTED)
     assert machine.forecast() is Outcome.STOPPED
     machine.complete_anyway()
-    assert machine.handle(Event.SETTLED) == (Instruction.CLOSE,)
+    assert machine.handle(Event.SETTLED) == ()
     assert machine.outcome is Outcome.COMPLETE
 
 
@@ -133,18 +133,3 @@ def test_a_fault_without_a_reason_is_a_fault_all_the_same():
     machine.handle(Event.FAULT)
     assert machine.reason == "unknown fault"
     assert machine.outcome is Outcome.FAILED
-
-
-def test_the_part_that_is_furthest_behind_decides():
-    """Over every mix of states of one to three parts."""
-    order = list(State)
-    for count in (1, 2, 3):
-        for states in itertools.product(State, repeat=count):
-            whole = combine(list(states))
-            assert whole in states
-            assert all(order.index(whole) <= order.index(state) for state in states)
-
-
-def test_a_whole_without_parts_has_no_state():
-    with pytest.raises(ValueError, match="no parts"):
-        combine([])

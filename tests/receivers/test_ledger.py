@@ -174,8 +174,3 @@ def test_counts_and_reasons_are_those_of_all_receivers(parts):
     assert system.counts == counts_of(fates)
     reasons = [reason for _, reason in fates if reason]
     assert system.reasons() == {reason: reasons.count(reason) for reason in reasons}
-
-
-@given(systems(), st.integers(0, 10_000))
-def test_a_frame_is_located_as_the_topology_says(parts, frame):
-    assert system_of(parts).locate(frame) == RoundRobin(len(parts)).locate(frame)

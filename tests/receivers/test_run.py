@@ -1,6 +1,9 @@
 """What the conductor knows of an acquisition."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.acquisition import State
@@ -9,7 +12,7 @@ from lima2_receivers.control import DetectorStatus
 from lima2_receivers.ledger import Counts, FrameStatus
 from lima2_receivers.ledger import Run as LedgerRun
 from lima2_receivers.messages import Progress
-from lima2_receivers.plan import AcquisitionPlan, SavingParams
+from lima2_receivers.plan import AcquisitionPlan, FileExistsPolicy, SavingParams
 from lima2_receivers.saving.read import open_file
 from lima2_receivers.topology import RoundRobin
 
@@ -33,7 +36,7 @@ def progress(rows, first=0, state=State.RUNNING):
 
 def new_run(tmp_path, n_receivers=1):
     run = Run(ACQUISITION, AcquisitionPlan(saving=SavingParams(str(tmp_path))), 7, RoundRobin(n_receivers))
-    run.open_ledger(tmp_path / "ledger.h5")
+    run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
     return run
 
 
@@ -94,3 +97,48 @@ def test_a_dead_receiver_fails_its_frames(tmp_path):
     assert (state.counts.saved, state.counts.failed) == (7, 3)
     assert state.reasons == {"receiver 1 was lost": 3}
     run.discard()
+
+
+def test_several_threads_that_record_write_each_frame_once(tmp_path):
+    run = new_run(tmp_path, n_receivers=2)
+    n_frames = 2000
+    run.asked(n_frames)
+    with ThreadPoolExecutor(4) as pool:
+        pending = []
+        for rows in range(10, n_frames // 2 + 1, 10):
+            run.take(0, progress(rows, state=State.CLOSED))
+            run.take(1, progress(rows, state=State.CLOSED))
+            pending += [pool.submit(run.record) for _ in range(2)]
+        closing = pool.submit(run.close)
+        for done in (*pending, closing):
+            done.result(timeout=30)
+    assert run.written == n_frames
+    with open_file(tmp_path / "ledger.h5") as file:
+        ledger = file["/entry_0000/ledger"]
+        assert ledger["frame_number"][:].tolist() == list(range(n_frames))
+        assert ledger["timestamp"][:].tolist() == [frame // 2 for frame in range(n_frames)]
+
+
+def old_files(tmp_path):
+    names = ("master.h5", "ledger.h5")
+    for name in names:
+        (tmp_path / name).write_text(f"old {name}")
+    saving = SavingParams(str(tmp_path), file_exists_policy=FileExistsPolicy.OVERWRITE)
+    run = Run(ACQUISITION, AcquisitionPlan(saving=saving), 7, RoundRobin(1))
+    run.open_files(*(tmp_path / name for name in names))
+    return run
+
+
+def test_files_that_were_to_be_replaced_come_back_when_the_prepare_is_undone(tmp_path):
+    old_files(tmp_path).discard()
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"master.h5": "old master.h5", "ledger.h5": "old ledger.h5"}
+
+
+@pytest.mark.parametrize("how", ["keep_files", "close"])
+def test_files_that_were_replaced_are_gone_once_it_runs_or_is_closed(tmp_path, how):
+    run = old_files(tmp_path)
+    getattr(run, how)()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.h5", "master.h5"]
+    run.discard()
+    assert [path.name for path in tmp_path.iterdir() if "replaced" in path.name] == []

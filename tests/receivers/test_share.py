@@ -16,7 +16,7 @@ from lima2_processing.frame import Frame, FrameResult, FrameSpec, ModuleLayout, 
 from lima2_receivers.acquisition import Acquisition, Event, Outcome, State
 from lima2_receivers.errors import SavingError, StateError
 from lima2_receivers.ledger import Counts, FrameStatus, Run
-from lima2_receivers.plan import Compression, SavingParams, StreamSaving, raw_output
+from lima2_receivers.plan import Compression, FileExistsPolicy, SavingParams, StreamSaving, raw_output
 from lima2_receivers.receiver.book import REMEMBERED_ROWS
 from lima2_receivers.receiver.ring import FrameRing
 from lima2_receivers.receiver.share import Share
@@ -52,7 +52,7 @@ class FakePipeline:
 
     def process(self, frames):
         results = tuple(self._result(frame) for frame in frames)
-        return Results(tuple(self.spoil(frames, results)), "a device")
+        return Results(tuple(self.spoil(frames, results)))
 
     def close(self):
         self.closed += 1
@@ -91,15 +91,21 @@ class BrokenFiles(PartFiles):
 class Rig:
     """A share with the threads of a daemon around it: the intake's and the ticks are the test's own."""
 
-    def __init__(self, folder, rank=0, n_receivers=1, pipeline=None, drain_timeout=LONG, slots=4, batch=3):
+    def __init__(
+        self, folder, rank=0, n_receivers=1, pipeline=None, drain_timeout=LONG, slots=4, batch=3, overwrite=False
+    ):
         self.folder = folder
+        if overwrite:
+            (folder / f"run_raw_{rank}.h5").write_text("old")
+        policy = FileExistsPolicy.OVERWRITE if overwrite else FileExistsPolicy.ABORT
         self.machine = Acquisition(f"acquisition {ID}")
         self.ring = FrameRing(slots, SPEC.nbytes)
         self.topology = RoundRobin(n_receivers)
         self.pipeline = pipeline
         outputs = (raw_output(SPEC), *(OUTPUTS if pipeline else ()))
         streams = {name: StreamSaving(compression=Compression.NONE) for name in ("raw", "sparse", "results")}
-        self.files = BrokenFiles(folder, rank, SavingParams(str(folder), "run", streams=streams), outputs, (), {})
+        saving = SavingParams(str(folder), "run", policy, streams)
+        self.files = BrokenFiles(folder, rank, saving, outputs, (), {})
         self.share = Share(
             acquisition=self.machine,
             rank=rank,
@@ -398,7 +404,6 @@ def test_results_and_scalars_are_those_of_their_frame(rig):
     r.send(*range(6))
     r.finish(6)
     assert r.share.scalars(5) == {"n_peaks": 5.0, "is_hit": 1.0}
-    assert r.share.device == "a device"
     assert pipeline.closed
     assert r.share.progress(ID, 0).hits == 3
     with h5py.File(r.folder / "run_results_0.h5", "r") as file:
@@ -538,3 +543,66 @@ def test_any_order_of_arrival_settles_every_row_once(folders, indices, pipeline,
     assert r.raw() == [row + 1 if row in kept else FILL for row in range(13)]
     assert r.share.progress(ID, 0).counts == Counts(saved=len(kept), lost=13 - len(kept))
     assert r.machine.outcome is Outcome.COMPLETE
+
+
+def test_a_pipeline_that_can_not_be_closed_fails_the_share_and_not_the_daemon(rig):
+    class Clinging(FakePipeline):
+        def close(self):
+            raise RuntimeError("CL_OUT_OF_RESOURCES")
+
+    r = rig(pipeline=Clinging())
+    r.send(0, 1)
+    r.finish(2)
+    assert r.machine.reason == "internal error: RuntimeError: CL_OUT_OF_RESOURCES"
+    assert r.raw() == [1, 2]
+
+
+def test_a_share_that_nobody_asks_for_is_an_orphan_until_somebody_does(rig):
+    r = rig()
+    assert not r.share.orphaned(time.monotonic() - LONG)
+    later = time.monotonic() + SHORT
+    assert r.share.orphaned(later)
+    while time.monotonic() <= later:
+        r.share.progress(ID, 0)
+    r.share.progress(ID, 0)
+    assert not r.share.orphaned(later)
+
+
+def test_an_orphan_whose_frames_still_come_is_none(rig):
+    r = rig()
+    later = time.monotonic() + SHORT
+    assert r.share.orphaned(later)
+    for index in itertools.count():
+        r.send(index)
+        if time.monotonic() > later:
+            break
+    r.send(index + 1)
+    assert not r.share.orphaned(later)
+
+
+def test_an_abandoned_share_keeps_what_it_has_and_closes(rig):
+    r = rig()
+    r.send(0, 1)
+    r.until(settled=2)
+    r.share.abandon("no conductor")
+    r.share.close()
+    assert r.machine.state is State.CLOSED
+    assert r.machine.reason == "no conductor"
+    assert r.raw() == [1, 2]
+    r.check_slots()
+
+
+def test_files_that_are_replaced_wait_until_the_first_frame_or_the_end(tmp_path, rig):
+    """A discard puts them back; a share without frames that is closed replaces them."""
+    r = rig(overwrite=True)
+    r.share.discard()
+    assert (tmp_path / "run_raw_0.h5").read_text() == "old"
+    r = rig(overwrite=True)
+    assert (tmp_path / "run_raw_0.h5.replaced").read_text() == "old"
+    r.send(0)
+    r.until(settled=1)
+    assert not (tmp_path / "run_raw_0.h5.replaced").exists()
+    r.finish(1)
+    r = rig(overwrite=True)
+    r.finish(0)
+    assert [path.name for path in tmp_path.iterdir()] == ["run_raw_0.h5"]

@@ -1,13 +1,15 @@
 """Plans against what the detector can do and which plugins there are."""
 
+import math
+
 import msgspec
 import pytest
 
 from lima2_processing.frame import FrameSpec
-from lima2_receivers.conductor.validate import check_plan
+from lima2_receivers.conductor.validate import check_plan, check_trigger
 from lima2_receivers.config import ConductorConfig, Config, DetectorConfig, ReceiverConfig, SavingConfig
 from lima2_receivers.control import Capabilities, Range
-from lima2_receivers.errors import ConfigError, PlanError
+from lima2_receivers.errors import ConfigError, PlanError, StateError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
 
 CAPABILITIES = Capabilities(
@@ -98,3 +100,26 @@ def test_a_detector_that_is_not_installed_is_refused_with_those_that_are():
     config = msgspec.structs.replace(CONFIG, detector=DetectorConfig("jungfrow"))
     with pytest.raises(ConfigError, match=r"no lima2\.detectors plugin 'jungfrow': installed are .*simulator"):
         check(config=config)
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "expo_time", "latency_time", "room", "error", "message"),
+    [
+        (0, 0.01, 0.01, -1, PlanError, r"trigger\.n_frames: got 0, expected at least 1"),
+        (-3, 0.01, 0.01, 5, PlanError, r"trigger\.n_frames: got -3, expected at least 1"),
+        (6, 0.01, 0.01, 5, StateError, r"trigger\.n_frames: got 6, expected at most 5"),
+        (1, 1e6, 0.01, -1, PlanError, r"trigger\.expo_time: got 1e\+06 s, Jungfrau 4M takes 1e-05 to 10 s"),
+        (1, math.nan, 0.01, -1, PlanError, r"trigger\.expo_time: got nan s"),
+        (1, 0.01, math.nan, -1, PlanError, r"trigger\.latency_time: got nan s"),
+        (1, 0.01, 1e9, -1, PlanError, r"trigger\.latency_time: got 1e\+09 s"),
+    ],
+)
+def test_a_wrong_trigger_is_refused(n_frames, expo_time, latency_time, room, error, message):
+    with pytest.raises(error, match=message):
+        check_trigger(n_frames, expo_time, latency_time, room, CAPABILITIES)
+
+
+def test_a_right_trigger_is_accepted():
+    check_trigger(5, 0.01, 0.01, 5, CAPABILITIES)
+    check_trigger(5, 0.01, 0.01, -1, CAPABILITIES)
+    check_trigger(5, 1e6, 0.01, -1, None)  # the detector is away, and refuses it itself

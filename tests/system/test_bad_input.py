@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import subprocess
 import time
 
@@ -51,6 +53,7 @@ async def test_a_wrong_plan_is_refused_with_its_path_and_the_next_prepare_works(
             (with_params(good, noize=1.0), PlanError, r"pipeline\.params: .*unknown field `noize`"),
             (with_params(good, noise=-1.0), PlanError, r"pipeline\.params: .*> 0.*\$\.noise"),
             (with_params(good, cutoff_peak=1.0), PlanError, r"cutoff_peak: got 1\.0, expected at least cutoff_pick"),
+            (with_params(good), PlanError, r"pipeline\.params\.pedestal: got 'none', expected pedestals and gains"),
             (with_params(good, gain=[{"path": "/none/g.npy"}]), PlanError, r"gain\.0: /none/g\.npy: No such file"),
             (
                 with_params(good, mask={"path": "m.npy"}),
@@ -111,7 +114,7 @@ async def test_a_receiver_that_is_down_is_named_within_its_deadline(make_site, h
     await client.describe()
     try:
         began = time.monotonic()
-        with pytest.raises(UnreachableError, match=r"receiver 1 at ipc://.* did not answer PrepareReceiver within 2 s"):
+        with pytest.raises(UnreachableError, match=r"receiver 1 at ipc://.* did not answer Hello within 2 s"):
             await client.prepare(helpers.new_id(), site.plan("run", 3))
         assert time.monotonic() - began < 5
         assert files(site) == []
@@ -181,3 +184,48 @@ def test_a_busy_endpoint_is_refused(make_site):
     assert done.returncode == 2
     assert "conductor.commands: ipc://" in done.stderr
     assert "is in use by another process" in done.stderr
+
+
+async def test_a_refused_prepare_leaves_the_files_that_it_was_to_replace(make_site, helpers):
+    """Receiver 0 has made its files already when receiver 1, on another device, refuses."""
+    site = make_site()
+    names = ["run_master.h5", "run_ledger.h5", *(f"run_raw_{rank}.h5" for rank in range(2))]
+    for name in names:
+        (site.data / name).write_text("precious")
+    (site.data / "run_raw_1.h5.replaced").mkdir()  # where receiver 1 wants to move its old file
+    (site.data / "run_raw_1.h5.replaced" / "something").write_text("")
+    async with site.running() as client:
+        plan = with_saving(site.plan("run", 4), file_exists_policy="overwrite")
+        with pytest.raises(SavingError, match=r"receiver 1: making .*run_raw_1\.h5: "):
+            await client.prepare(helpers.new_id(), plan)
+        assert all((site.data / name).read_text() == "precious" for name in names)
+        (site.data / "run_raw_1.h5.replaced" / "something").unlink()
+        (site.data / "run_raw_1.h5.replaced").rmdir()
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, plan)
+        await client.start(acquisition)
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.counts.saved) == ("complete", 4)
+    assert files(site) == sorted(names)
+
+
+async def test_wrong_triggers_are_refused_and_the_next_works(make_site, helpers):
+    site = make_site()
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, site.plan("run", 5, mode="software"))
+        await client.start(acquisition)
+        for wrong, kind, message in [
+            ((-1,), ProtocolError, r"n_frames"),
+            ((1, math.nan), ReceiverError, r"expo_time"),
+            ((1, 1e6), PlanError, r"trigger\.expo_time: got 1e\+06 s, .* takes "),
+            ((1, 0.0, math.nan), ReceiverError, r"latency_time"),
+            ((6,), StateError, r"trigger\.n_frames: got 6, expected at most 5"),
+        ]:
+            with pytest.raises(kind, match=message):
+                await client.trigger(acquisition, *wrong)
+        both = await asyncio.gather(*(client.trigger(acquisition, 3) for _ in range(2)), return_exceptions=True)
+        assert sorted(type(one).__name__ for one in both) == ["NoneType", "StateError"]
+        await client.trigger(acquisition, 2)
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.announced, final.counts.saved) == ("complete", 5, 5)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 
 import h5py
 import hdf5plugin  # noqa: F401 - registers the filters
+import msgspec
 import numpy as np
 import pytest
 
 from lima2_receivers.errors import UnreachableError
+from lima2_receivers.saving.ledger_file import LedgerSummary
 
 IN_TIME = 10.0  # seconds within which a failure must be known
 
@@ -32,6 +35,17 @@ def check_readable(site, prefix, written):
         assert len(data) >= written
         for frame in range(written):
             assert np.nanmax(data[frame]) > 0
+
+
+def closed(site, *names):
+    """Tell whether files can be opened without SWMR, as only those can that were closed."""
+    try:
+        for name in names:
+            with h5py.File(site.data / name, "r"):
+                pass
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -94,16 +108,87 @@ async def test_a_conductor_that_dies_leaves_what_was_acknowledged(make_site, hel
         await client.close()
 
 
-@pytest.mark.parametrize("name", ["receiver_0", "conductor"])
-async def test_sigterm_closes_the_files_readable(make_site, helpers, name):
+async def test_a_receiver_that_is_restarted_at_once_is_noticed(make_site, helpers):
+    """Also where it is back before anybody has missed it."""
+    site = make_site()
+    async with site.running() as client:
+        acquisition, before = await running(site, client, helpers)
+        began = time.monotonic()
+        site.kill("receiver_1")
+        site.start("receiver_1")
+        failed = await helpers.until(client, acquisition, lambda state: bool(state.reason))
+        assert time.monotonic() - began < IN_TIME
+        assert "receiver 1" in failed.reason
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert final.counts.settled == final.announced
+        check_readable(site, "run", before.written)
+
+
+async def test_sigterm_of_a_receiver_closes_its_files(make_site, helpers):
     site = make_site()
     async with site.running() as client:
         _, before = await running(site, client, helpers)
-        assert site.end(name) == 0
-        part = {"receiver_0": "run_dense_0.h5", "conductor": "run_ledger.h5"}[name]
-        with h5py.File(site.data / part, "r"):
-            pass  # opens without SWMR: it was closed
+        assert site.end("receiver_0") == 0
+        assert closed(site, "run_dense_0.h5")
         check_readable(site, "run", before.written)
+
+
+async def test_sigterm_of_the_conductor_stops_the_detector_and_closes_all_files(make_site, helpers):
+    site = make_site()
+    async with site.running() as client:
+        acquisition, before = await running(site, client, helpers)
+        assert site.end("conductor") == 0
+        parts = [f"run_{stream}_{rank}.h5" for stream in ("dense", "sparse", "results", "raw") for rank in range(2)]
+        assert closed(site, "run_ledger.h5", *parts)
+        with h5py.File(site.data / "run_ledger.h5") as file:
+            summary = msgspec.json.decode(file["/entry_0000/ledger/summary"][0], type=LedgerSummary)
+            status = file["/entry_0000/ledger/frame_status"][()]
+        assert (summary.acquisition, summary.outcome) == (acquisition, "failed")
+        assert summary.reason == "the conductor was shut down"
+        assert summary.counts.saved == summary.announced == len(status) >= before.written
+        check_readable(site, "run", summary.announced)
+
+
+async def test_receivers_close_what_no_conductor_asks_for(make_site, helpers):
+    """After the conductor was killed; and the next one has receivers that hold nothing any more."""
+    site = make_site(extra="[deadlines]\nstalled = 2.0\n")
+    site.start()
+    client = site.client()
+    await site.connect(client)
+    try:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, site.plan("run", 0, mode="software"))
+        await client.start(acquisition)
+        await client.trigger(acquisition, 6)
+        await helpers.until(client, acquisition, lambda state: state.written == 6)
+    finally:
+        await client.close()
+    site.kill("conductor")
+    site.start("conductor")
+    deadline = time.monotonic() + IN_TIME
+    while not closed(site, "run_raw_0.h5", "run_raw_1.h5"):
+        assert time.monotonic() < deadline, "the receivers still hold their files"
+        await asyncio.sleep(0.05)
+    assert all("no conductor has asked for it for 2 s" in site.log(f"receiver_{rank}") for rank in range(2))
+    with h5py.File(site.data / "run_raw_1.h5") as file:
+        assert len(file["/entry_0000/raw/raw"]) == 3
+
+
+async def test_a_pause_longer_than_the_deadlines_harms_nothing(make_site, helpers):
+    """Neither the conductor nor its receivers take an acquisition that idles for a dead one."""
+    site = make_site(extra="[deadlines]\nstalled = 1.0\ndrain = 0.5\n")
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, site.plan("run", 0, mode="software"))
+        await client.start(acquisition)
+        await client.trigger(acquisition, 4)
+        await helpers.until(client, acquisition, lambda state: state.written == 4)
+        await asyncio.sleep(2.5)  # the pause itself is what is tested
+        await client.trigger(acquisition, 4)
+        await helpers.until(client, acquisition, lambda state: state.written == 8)
+        await asyncio.sleep(2.5)
+        final = await client.stop(acquisition)
+        assert (final.outcome, final.reason, final.counts.saved) == ("complete", "", 8)
 
 
 async def test_a_client_that_vanishes_disturbs_nothing(make_site, helpers):

@@ -22,6 +22,7 @@ from ..frame import (
     FrameSpec,
     Output,
     OutputKind,
+    PixelKind,
     Results,
     SparseFrame,
 )
@@ -59,19 +60,17 @@ class _Work:
 class Smx(Pipeline[SmxParams]):
     """The ``smx`` pipeline; see ``SmxParams`` for what each parameter does.
 
-    :param batch: frames that go through the device together; more are taken in turns.
     :raises ParameterError: parameters or calibration do not fit the frames.
     """
 
     params_type: ClassVar[type[msgspec.Struct]] = SmxParams
 
     def __init__(
-        self, params: SmxParams, spec: FrameSpec, device: Device, files: Mapping[str, Calibration], batch: int = 4
+        self, params: SmxParams, spec: FrameSpec, device: Device, files: Mapping[str, Calibration], batch: int = 1
     ) -> None:
-        super().__init__(params, spec, device, files)
-        _check(params)
+        super().__init__(params, spec, device, files, batch)
+        _check(params, spec)
         self._shape = image_shape(spec)
-        self._batch = batch
         self._queue = device.queue()
         self._bad = np.zeros(self._shape, np.bool_)
         stages = self._image_stages(files)
@@ -101,12 +100,13 @@ class Smx(Pipeline[SmxParams]):
     def outputs(self) -> tuple[Output, ...]:
         """Return everything that this pipeline makes of a frame."""
         bins, peaks = (self.params.n_bins,), (self.params.max_peaks, len(COLUMNS))
+        unit = "photons" if self.params.pedestal else ""
         image, profile, table, scalar = OutputKind.IMAGE, OutputKind.PROFILE, OutputKind.TABLE, OutputKind.SCALAR
         return (
-            Output("dense", image, "<f4", self._shape, "dense", "photons", "corrected frame"),
-            Output("sparse", OutputKind.SPARSE, "<f4", self._shape, "sparse", "photons", "pixels above background"),
-            Output("background_avg", profile, "<f4", bins, "sparse", "photons", "radial background"),
-            Output("background_std", profile, "<f4", bins, "sparse", "photons", "deviation of the background"),
+            Output("dense", image, "<f4", self._shape, "dense", unit, "corrected frame"),
+            Output("sparse", OutputKind.SPARSE, "<f4", self._shape, "sparse", unit, "pixels above background"),
+            Output("background_avg", profile, "<f4", bins, "sparse", unit, "radial background"),
+            Output("background_std", profile, "<f4", bins, "sparse", unit, "deviation of the background"),
             Output("peaks", table, "<f4", peaks, "results", "", ", ".join(COLUMNS)),
             Output("n_peaks", scalar, "<i4", (), "results", "", "number of peaks", hinted=True),
             Output("is_hit", scalar, "|u1", (), "results", "", "hit", hinted=True),
@@ -135,9 +135,9 @@ class Smx(Pipeline[SmxParams]):
         if self._work is None:
             raise ProcessingError("smx: closed")
         results: list[FrameResult] = []
-        for start in range(0, len(frames), self._batch):
-            results += self._process(self._work, frames[start : start + self._batch])
-        return Results(tuple(results), self.device.name)
+        for start in range(0, len(frames), self.batch):
+            results += self._process(self._work, frames[start : start + self.batch])
+        return Results(tuple(results))
 
     def close(self) -> None:
         """Wait for the device and free its memory."""
@@ -231,7 +231,7 @@ class Smx(Pipeline[SmxParams]):
 
     def _image_stages(self, files: Mapping[str, Calibration]) -> list[Stage]:
         """Make the stages that turn what the detector sent into images, and note bad pixels."""
-        spec, device, batch = self.spec, self.device, self._batch
+        spec, device, batch = self.spec, self.device, self.batch
         stages: list[Stage] = []
         if self.params.pedestal:
             gain = _stack("gain", files) * self._gain_scale()
@@ -281,8 +281,8 @@ class Smx(Pipeline[SmxParams]):
         return radial_bins(radius, excluded, params.n_bins), radius
 
 
-def _check(params: SmxParams) -> None:
-    """Check what depends on several parameters.
+def _check(params: SmxParams, spec: FrameSpec) -> None:
+    """Check what depends on several parameters, or on the frames.
 
     :raises ParameterError: they do not fit together.
     """
@@ -304,6 +304,14 @@ def _check(params: SmxParams) -> None:
     if params.connected > params.patch_size**2:
         expected = f"at most the patch's {params.patch_size**2} pixels"
         raise ParameterError("pipeline.params.connected", params.connected, expected)
+    needed = spec.pixels is PixelKind.GAIN_ADC
+    if needed != bool(params.pedestal):
+        expected = (
+            "pedestals and gains: the detector sends ADC values and gain stages"
+            if needed
+            else ("none: the detector sends values, not ADC values and gain stages")
+        )
+        raise ParameterError("pipeline.params.pedestal", params.pedestal or "none", expected)
 
 
 def _array(name: str, files: Mapping[str, Calibration]) -> NDArray[np.generic]:

@@ -69,6 +69,21 @@ class ReceiverLink:
                 raise
             raise error_from_code(error.code, f"{name}: {error}") from error
 
+    async def ask_patiently(self, message: Message, expected: type[R], timeout: float) -> R:
+        """Send a command that may take long, and ask now and then whether anybody is still there.
+
+        :param timeout: seconds.
+        :raises UnreachableError: the receiver was silent for the link's own deadline, or not done within ``timeout``.
+        """
+        await self._requester.hello("conductor")
+        work = asyncio.create_task(self.ask(message, expected, timeout))
+        try:
+            while not (await asyncio.wait({work}, timeout=self._requester.timeout))[0]:
+                await self._requester.hello("conductor")
+            return work.result()
+        finally:
+            work.cancel()
+
     def state(self) -> ReceiverState:
         """Return what is published."""
         return ReceiverState(
@@ -81,12 +96,12 @@ class ReceiverLink:
         )
 
 
-async def check_all(links: Iterable[ReceiverLink], messages: Iterable[PrepareReceiver]) -> None:
+async def check_all(links: Iterable[ReceiverLink], messages: Iterable[PrepareReceiver], timeout: float) -> None:
     """Let every receiver see whether it could prepare.
 
     :raises ReceiverError: the first that can't says why.
     """
-    await _all(link.ask(message, Done) for link, message in zip(links, messages, strict=True))
+    await _all(link.ask_patiently(message, Done, timeout) for link, message in zip(links, messages, strict=True))
 
 
 async def prepare_all(
@@ -98,7 +113,7 @@ async def prepare_all(
     :raises StateError: receivers disagree about what a frame gives.
     """
     replies = await _all(
-        link.ask(message, ReceiverPrepared, timeout) for link, message in zip(links, messages, strict=True)
+        link.ask_patiently(message, ReceiverPrepared, timeout) for link, message in zip(links, messages, strict=True)
     )
     for rank, reply in enumerate(replies):
         if reply.outputs != replies[0].outputs:
@@ -106,9 +121,11 @@ async def prepare_all(
     return replies
 
 
-async def discard_all(links: Iterable[ReceiverLink], acquisition: AcquisitionId) -> None:
-    """Let every receiver that can be reached forget an acquisition and remove its files."""
-    await asyncio.gather(*(link.ask(Discard(acquisition), Done) for link in links), return_exceptions=True)
+async def discard_all(links: Iterable[ReceiverLink], acquisition: AcquisitionId, timeout: float) -> None:
+    """Let every receiver that can be reached forget an acquisition, remove its files and put back those replaced."""
+    await asyncio.gather(
+        *(link.ask_patiently(Discard(acquisition), Done, timeout) for link in links), return_exceptions=True
+    )
 
 
 async def _all(requests: Iterable[Coroutine[None, None, R]]) -> list[R]:

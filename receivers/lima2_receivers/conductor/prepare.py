@@ -56,8 +56,7 @@ async def prepare(
         )
         for link in links
     ]
-    await check_all(links, shares)
-    made: list[Path] = []
+    await check_all(links, shares, seconds)
     try:
         if (await control.status()).busy:
             await control.stop()  # it was left running by a conductor that died: no acquisition that lives uses it
@@ -82,12 +81,11 @@ async def prepare(
             ledger=ledger.name,
             device=tuple(reply.device for reply in replies),
         )
-        await asyncio.to_thread(run.open_ledger, ledger)
-        datasets = await asyncio.to_thread(write_master, master, info)
-        made.append(master)
+        claimed = await asyncio.to_thread(run.open_files, master, ledger)
+        datasets = await asyncio.to_thread(write_master, claimed, info)
         return _prepared(run, info, master, ledger, datasets)
     except BaseException:
-        await asyncio.shield(_undo(run, control, links, made))
+        await asyncio.shield(_undo(run, control, links, seconds))
         raise
 
 
@@ -102,11 +100,9 @@ def _prepared(run: Run, info: MasterInfo, master: Path, ledger: Path, datasets: 
     )
 
 
-async def _undo(run: Run, control: Control, links: Sequence[ReceiverLink], made: list[Path]) -> None:
-    run.discard()
-    for path in made:
-        path.unlink(missing_ok=True)
-    await discard_all(links, run.id)
+async def _undo(run: Run, control: Control, links: Sequence[ReceiverLink], seconds: float) -> None:
+    await asyncio.to_thread(run.discard)
+    await discard_all(links, run.id, seconds)
     try:
         await control.stop()
     except ReceiverError as error:

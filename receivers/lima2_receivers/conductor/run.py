@@ -19,6 +19,8 @@ from ..ledger import Counts, FrameStatus, SystemLedger
 from ..messages import Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
+from ..saving.claim import Claim
+from ..saving.h5 import claim, saving_errors
 from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..topology import Topology
 
@@ -35,7 +37,7 @@ class _Part:
 
 
 class Run:
-    """One acquisition, as the conductor sees it. Does no I/O but for its ledger file.
+    """One acquisition, as the conductor sees it. Does no I/O but for its files.
 
     :param acquisition: its id.
     :param plan: the whole plan.
@@ -57,6 +59,7 @@ class Run:
         self._ledger = SystemLedger(topology)
         self._parts = tuple(_Part() for _ in range(topology.n_receivers))
         self._file: LedgerFile | None = None
+        self._master: Claim | None = None
         self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
     @property
@@ -69,9 +72,27 @@ class Run:
         """Frames that it takes at most; 0: until stopped."""
         return self.plan.acquisition.nb_frames
 
-    def open_ledger(self, path: Path) -> None:
-        """Make the ledger file."""
-        self._file = LedgerFile(path, self._ledger.topology, self.plan.saving.file_exists_policy)
+    def open_files(self, master: Path, ledger: Path) -> Claim:
+        """Make the ledger file, and take the path of the master file. Blocks.
+
+        :raises SavingError: one can't be made.
+        """
+        policy = self.plan.saving.file_exists_policy
+        self._file = LedgerFile(ledger, self._ledger.topology, policy)
+        self._master = claim(master, policy)
+        return self._master
+
+    def keep_files(self) -> None:
+        """Let files go that those of this acquisition replace. Blocks.
+
+        :raises SavingError: one can't be removed.
+        """
+        with self._writing:
+            if self._file is not None:
+                self._file.keep()
+            if self._master is not None:
+                with saving_errors(self._master.path, "replacing the old"):
+                    self._master.keep()
 
     def cursors(self, rank: int) -> int:
         """Return the first row of a receiver whose fate is not known here."""
@@ -188,16 +209,20 @@ class Run:
         with self._writing:
             if self._file is not None:
                 try:
+                    self.keep_files()
                     self.record()
                 finally:
                     self._file.close(self._summary(counts))
                     self._file = None
 
     def discard(self) -> None:
-        """Remove the ledger file."""
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
+        """Remove ledger and master file, and put back those that they were to replace. Blocks."""
+        with self._writing:
+            if self._file is not None:
+                self._file.discard()
+                self._file = None
+            if self._master is not None:
+                self._master.drop()
 
     def state(self) -> AcquisitionState:
         """Return what is published."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..config import Config
-from ..control import Capabilities
-from ..errors import PlanError
+from ..control import Capabilities, Range
+from ..errors import PlanError, StateError
 from ..plan import AcquisitionPlan, TriggerMode, decode_params
 from ..plugins import DETECTORS, decode_pipeline
 
@@ -18,12 +18,7 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
     if acquisition.trigger_mode not in capabilities.trigger_modes:
         allowed = ", ".join(capabilities.trigger_modes)
         raise PlanError(f"acquisition.trigger_mode: got {acquisition.trigger_mode}, {capabilities.model} has {allowed}")
-    for name in ("expo_time", "latency_time"):
-        value, allowed = getattr(acquisition, name), getattr(capabilities, name)
-        if value not in allowed:
-            raise PlanError(
-                f"acquisition.{name}: got {value:g} s, {capabilities.model} takes {allowed.low:g} to {allowed.high:g} s"
-            )
+    _check_times("acquisition", acquisition.expo_time, acquisition.latency_time, capabilities)
     if acquisition.nb_frames and acquisition.nb_frames_per_trigger > acquisition.nb_frames:
         raise PlanError(
             f"acquisition.nb_frames_per_trigger: got {acquisition.nb_frames_per_trigger}, "
@@ -34,3 +29,30 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
     decode_params(plan.detector, DETECTORS.get(config.detector.plugin).params, "detector")
     if plan.pipeline is not None:
         decode_pipeline(plan.pipeline)
+
+
+def check_trigger(
+    n_frames: int, expo_time: float, latency_time: float, room: int, capabilities: Capabilities | None
+) -> None:
+    """Check a software trigger.
+
+    :param room: frames that it may ask for at most; -1: any number.
+    :param capabilities: of the detector; None: it is away, and will refuse the trigger itself.
+    :raises StateError: it asks for too many frames.
+    :raises PlanError: a value is out of range.
+    """
+    if n_frames < 1:
+        raise PlanError(f"trigger.n_frames: got {n_frames}, expected at least 1")
+    if 0 <= room < n_frames:
+        raise StateError(f"trigger.n_frames: got {n_frames}, expected at most {room}, what is left of nb_frames")
+    if capabilities is not None:
+        _check_times("trigger", expo_time, latency_time, capabilities)
+
+
+def _check_times(place: str, expo_time: float, latency_time: float, capabilities: Capabilities) -> None:
+    for name, value in (("expo_time", expo_time), ("latency_time", latency_time)):
+        allowed: Range = getattr(capabilities, name)
+        if value not in allowed:
+            raise PlanError(
+                f"{place}.{name}: got {value:g} s, {capabilities.model} takes {allowed.low:g} to {allowed.high:g} s"
+            )

@@ -130,6 +130,12 @@ class Book:
         with self._lock:
             return self._ledger.settled >= self._due and not self._claimed
 
+    @property
+    def progressed(self) -> float:
+        """When a row last moved, monotonic seconds."""
+        with self._lock:
+            return self._progressed
+
     def overdue(self, draining: bool, patience: float) -> str:
         """Tell why the rows that are due and have not come are lost now; empty: they may still come.
 

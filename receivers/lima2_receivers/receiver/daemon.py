@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from typing import assert_never
 
@@ -55,6 +56,7 @@ class ReceiverDaemon:
         self._instance = uuid.uuid4().hex
         self._shares: dict[AcquisitionId, Share] = {}
         self._locks: dict[AcquisitionId, asyncio.Lock] = {}
+        self._closing: dict[AcquisitionId, asyncio.Task[None]] = {}
         self._ring = FrameRing(receiver.ring.slots, receiver.ring.slot_bytes)
         self._maker = ShareMaker(config, rank, self._ring)
         place = f"receivers[{rank}]"
@@ -78,16 +80,39 @@ class ReceiverDaemon:
         for acquisition, share in self._shares.items():
             if share.acquisition.state is not State.CLOSED:
                 log.warning("acquisition %s is closed before its end", acquisition)
-                share.fail(f"receiver {self._rank} was shut down")
-                await asyncio.to_thread(share.close)
+                share.abandon(f"receiver {self._rank} was shut down")
+        await asyncio.gather(*(self._close(acquisition) for acquisition in self._shares))
 
     async def _watch(self) -> None:
-        """Do what time decides, and close the shares that are done."""
+        """Do what time decides, and close the shares that are done, each in a task of its own: a disk may hang."""
+        patience = self._config.deadlines.stalled
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for share in list(self._shares.values()):
+            for acquisition, share in list(self._shares.items()):
+                if acquisition in self._closing:
+                    continue
                 if share.tick():
-                    await asyncio.to_thread(share.close)
+                    self._start_closing(acquisition)
+                elif share.orphaned(time.monotonic() - patience):
+                    if share.acquisition.state is State.CLOSED:
+                        self._forget(acquisition)
+                        continue
+                    share.abandon(f"no conductor has asked for it for {patience:g} s")
+                    self._start_closing(acquisition)
+
+    def _start_closing(self, acquisition: AcquisitionId) -> None:
+        task = asyncio.create_task(self._close(acquisition))
+        self._closing[acquisition] = task
+        task.add_done_callback(lambda _: self._closing.pop(acquisition, None))
+
+    async def _close(self, acquisition: AcquisitionId) -> None:
+        async with self._lock(acquisition):
+            if (share := self._shares.get(acquisition)) is not None:
+                await asyncio.to_thread(share.close)
+
+    def _forget(self, acquisition: AcquisitionId) -> None:
+        self._shares.pop(acquisition, None)
+        self._locks.pop(acquisition, None)
 
     async def _handle(self, request: ReceiverRequest) -> Message:
         match request:
@@ -100,16 +125,15 @@ class ReceiverDaemon:
                 return Done()
             case Discard(acquisition):
                 async with self._lock(acquisition):
-                    if (share := self._shares.pop(acquisition, None)) is not None:
+                    if (share := self._shares.get(acquisition)) is not None:
                         await asyncio.to_thread(share.discard)
-                self._locks.pop(acquisition, None)
+                    self._forget(acquisition)
                 return Done()
             case Forget(acquisition):
-                if (share := self._shares.get(acquisition)) is not None:
-                    if share.acquisition.state is not State.CLOSED:
-                        raise StateError(f"acquisition {acquisition} is {share.acquisition.state}, not closed")
-                    del self._shares[acquisition]
-                self._locks.pop(acquisition, None)
+                share = self._shares.get(acquisition)
+                if share is not None and share.acquisition.state is not State.CLOSED:
+                    raise StateError(f"acquisition {acquisition} is {share.acquisition.state}, not closed")
+                self._forget(acquisition)
                 return Done()
             case Poll(cursors):
                 return ReceiverProgress(

@@ -37,6 +37,10 @@ class Taker(Protocol):
         """Note that the detector has sent everything."""
         ...
 
+    def fail_by(self, error: Exception) -> str:
+        """Fail the acquisition by an error that nobody expected here, and return the reason."""
+        ...
+
 
 class Intake:
     """Receives from a ZeroMQ PULL socket into ring slots.
@@ -107,18 +111,11 @@ class Intake:
             except ProtocolError as error:
                 self._refuse(str(error))
                 return False
-            if any(isinstance(item, Stranger) for item in items):
+            except Exception as error:  # a bug in one acquisition's source must not end the intake of all
+                self._refuse(taker.fail_by(error))
                 continue
-            taken = False
-            for item in items:
-                match item:
-                    case Frame():
-                        taken |= taker.accept(item, slot)
-                    case SeriesEnd():
-                        taker.series_ended(item)
-                    case Stranger():
-                        pass
-            return taken
+            if not any(isinstance(item, Stranger) for item in items):
+                return sum(_hand(taker, item, slot) for item in items) > 0
         self._refuse("a message of no acquisition that is known here")
         return False
 
@@ -127,3 +124,18 @@ class Intake:
         if why not in self._told and len(self._told) < 100:
             self._told.add(why)
             log.warning("dropped a message: %s (further ones of this kind are only counted)", why)
+
+
+def _hand(taker: Taker, item: Frame | SeriesEnd | Stranger, slot: Slot) -> bool:
+    """Give an item to its acquisition; True: it took the slot."""
+    try:
+        match item:
+            case Frame():
+                return taker.accept(item, slot)
+            case SeriesEnd():
+                taker.series_ended(item)
+            case Stranger():
+                pass
+    except Exception as error:  # see ``_deliver``
+        taker.fail_by(error)
+    return False

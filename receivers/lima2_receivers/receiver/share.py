@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -67,7 +68,6 @@ class Share:
         drain_timeout: float,
     ) -> None:
         self.acquisition = acquisition
-        self.device = ""
         self._rank = rank
         self._topology = topology
         self._source = source
@@ -79,8 +79,9 @@ class Share:
         self._drain_timeout = drain_timeout
         self._lock = threading.Lock()  # of the state machine, and of the way into the pipeline
         self._closing = False
+        self._asked = time.monotonic()
         self._book = Book(acquisition.name)
-        self._scribe = Scribe(files, self._book, max(ring.slots, 4), flush_period, self._fail_by)
+        self._scribe = Scribe(files, self._book, max(ring.slots, 4), flush_period, self.fail_by)
         self._to_pipeline: queue.SimpleQueue[tuple[Frame, Slot] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
         self._thread = threading.Thread(target=self._guard, args=(self._run_pipeline,), name="pipeline", daemon=True)
@@ -161,8 +162,34 @@ class Share:
             self._scribe.hand_if_room(Missing(self._book.rows, why))
         return False
 
+    def orphaned(self, since: float) -> bool:
+        """Tell whether nobody has asked for its progress, and none of its frames has moved, since a time.
+
+        :param since: monotonic seconds.
+        """
+        return self._asked < since and self._book.progressed < since
+
+    def abandon(self, reason: str) -> None:
+        """Fail the share and expect nothing more: ``close`` can follow at once."""
+        self.fail(reason)
+        with self._lock:
+            if self.acquisition.state is not State.CLOSED:
+                self.acquisition.handle(Event.ENDED)
+
     def close(self) -> None:
         """Finish what is under way, stop the threads and close the files. Blocks; idempotent."""
+        self._finish()
+        self._guard(self._files.keep)
+        with self._lock:
+            if self.acquisition.state is State.DRAINING:
+                self.acquisition.handle(Event.SETTLED)
+
+    def discard(self) -> None:
+        """Stop the threads, remove the files and put back those that they were to replace. Blocks."""
+        self._finish()
+        self._files.discard()
+
+    def _finish(self) -> None:
         self._book.close()
         with self._lock:
             self._closing = True
@@ -172,21 +199,14 @@ class Share:
         self._pool.shutdown(wait=True)
         self._scribe.finish()
         if self._pipeline is not None:
-            self._pipeline.close()
-        with self._lock:
-            if self.acquisition.state is State.DRAINING:
-                self.acquisition.handle(Event.SETTLED)
-
-    def discard(self) -> None:
-        """Stop the threads and remove the files."""
-        self.close()
-        self._files.discard()
+            self._guard(self._pipeline.close)
 
     def progress(self, acquisition: AcquisitionId, first: int) -> Progress:
         """Return how far the share is.
 
         :param first: the first row that the asker does not know.
         """
+        self._asked = time.monotonic()
         with self._lock:
             state, reason = self.acquisition.state, self.acquisition.reason
         return self._book.progress(acquisition, state, reason, first)
@@ -202,15 +222,16 @@ class Share:
         try:
             run()
         except Exception as error:
-            self._fail_by(error)
+            self.fail_by(error)
 
-    def _fail_by(self, error: Exception) -> str:
+    def fail_by(self, error: Exception) -> str:
         """Fail the share by an error, and return the reason."""
         if isinstance(error, ReceiverError):
             reason = str(error)
         else:  # nobody meant to raise it
             reason = f"internal error: {type(error).__name__}: {error}"
-            log.error("%s: in thread %s", self.acquisition.name, threading.current_thread().name, exc_info=error)
+            if not self.acquisition.reason:  # the first says enough
+                log.error("%s: in thread %s", self.acquisition.name, threading.current_thread().name, exc_info=error)
         self.fail(reason)
         return reason
 
@@ -226,7 +247,7 @@ class Share:
                     self._fail_batch(batch, f"pipeline: {error}")
                     continue
                 except Exception as error:  # a bug in a pipeline must not take rows and slots with it
-                    self._fail_batch(batch, self._fail_by(error))
+                    self._fail_batch(batch, self.fail_by(error))
                     continue
             for (frame, slot), result in zip(batch, results, strict=True):
                 self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._encode(f, s, r))
@@ -236,7 +257,6 @@ class Share:
         got = [result.index for result in processed.frames]
         if got != (expected := [frame.index for frame in frames]):
             raise ValueError(f"got results of frames {got}, expected {expected}")
-        self.device = processed.device
         return processed.frames
 
     def _fail_batch(self, batch: list[tuple[Frame, Slot]], reason: str) -> None:
@@ -280,7 +300,7 @@ class Share:
             self._settle_later(frame, FrameStatus.FAILED, str(error))
             return
         except Exception as error:  # a bug must not take the row with it
-            self._settle_later(frame, FrameStatus.FAILED, self._fail_by(error))
+            self._settle_later(frame, FrameStatus.FAILED, self.fail_by(error))
             return
         finally:
             self._ring.give(slot)

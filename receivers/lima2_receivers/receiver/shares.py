@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,9 +49,10 @@ class ShareMaker:
         self._detector = DETECTORS.get(config.detector.plugin)
         self._device: Device | None = None
 
-    def check(self, plan: ReceiverPlan) -> None:
+    def check(self, plan: ReceiverPlan) -> Mapping[str, Calibration]:
         """See whether a share could be made, without making anything.
 
+        :returns: what the calibration files hold that the plan's pipeline names.
         :raises ReceiverError: it couldn't; the message says why.
         """
         if (plan.rank, plan.n_receivers) != (self._rank, len(self._config.receivers)):
@@ -67,8 +69,9 @@ class ShareMaker:
         saving = plan.plan.saving
         confine(saving.base_path, self._config.saving.roots)
         streams: tuple[str, ...] = (RAW_STREAM,)
+        calibration: Mapping[str, Calibration] = {}
         if plan.plan.pipeline is not None:
-            load_calibration(decode_pipeline(plan.plan.pipeline))
+            calibration = load_calibration(decode_pipeline(plan.plan.pipeline))
             streams += PIPELINES.get(plan.plan.pipeline.name).streams
         for name in saving.streams:
             if name not in streams:
@@ -76,21 +79,25 @@ class ShareMaker:
         enabled = [stream for stream in streams if saving.stream(stream).enabled]
         names = part_names(saving.filename_prefix, self._rank, enabled)
         check_files(Path(saving.base_path), names.values(), saving.file_exists_policy)
+        return calibration
 
     def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
         """Make pipeline, files and threads of a share.
 
         :raises ReceiverError: something doesn't fit; nothing is left behind.
         """
-        self.check(plan)
-        machine = Acquisition(f"acquisition {acquisition} on receiver {self._rank}")
-        pipeline = self._make_pipeline(plan)
-        try:
+        calibration = self.check(plan)
+        with ExitStack() as undo:
+            pipeline = self._make_pipeline(plan, calibration)
             outputs: tuple[Output, ...] = (raw_output(plan.frame_spec),)
             constants: tuple[Constant, ...] = ()
             if pipeline is not None:
+                undo.callback(pipeline.close)
                 outputs += pipeline.outputs()
                 constants = pipeline.constants()
+            source = self._detector.load_source()(
+                decode_params(plan.plan.detector, self._detector.params, "detector"), plan.frame_spec, plan.series
+            )
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -99,28 +106,24 @@ class ShareMaker:
                 constants=constants,
                 metadata=self._metadata(acquisition),
             )
-        except BaseException:
-            if pipeline is not None:
-                pipeline.close()
-            raise
-        share = Share(
-            acquisition=machine,
-            rank=ReceiverIdx(self._rank),
-            topology=RoundRobin(plan.n_receivers),
-            source=self._detector.load_source()(
-                decode_params(plan.plan.detector, self._detector.params, "detector"), plan.frame_spec, plan.series
-            ),
-            pipeline=pipeline,
-            outputs=outputs,
-            files=files,
-            ring=self._ring,
-            batch=self._receiver.batch,
-            encoders=self._receiver.encoders,
-            flush_period=self._config.saving.flush_period,
-            drain_timeout=self._config.deadlines.drain,
-        )
-        machine.handle(Event.READY)
-        share.start()
+            undo.callback(files.discard)
+            share = Share(
+                acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
+                rank=ReceiverIdx(self._rank),
+                topology=RoundRobin(plan.n_receivers),
+                source=source,
+                pipeline=pipeline,
+                outputs=outputs,
+                files=files,
+                ring=self._ring,
+                batch=self._receiver.batch,
+                encoders=self._receiver.encoders,
+                flush_period=self._config.saving.flush_period,
+                drain_timeout=self._config.deadlines.drain,
+            )
+            share.acquisition.handle(Event.READY)
+            share.start()
+            undo.pop_all()
         return share, ReceiverPrepared(
             outputs=outputs,
             constants=tuple(
@@ -137,14 +140,15 @@ class ShareMaker:
             "instrument": self._config.detector.instrument,
         }
 
-    def _make_pipeline(self, plan: ReceiverPlan) -> Pipeline[msgspec.Struct] | None:
+    def _make_pipeline(
+        self, plan: ReceiverPlan, calibration: Mapping[str, Calibration]
+    ) -> Pipeline[msgspec.Struct] | None:
         if plan.plan.pipeline is None:
             return None
         params = decode_pipeline(plan.plan.pipeline)
-        files: Mapping[str, Calibration] = load_calibration(params)
         kind = PIPELINES.get(plan.plan.pipeline.name).load()
         try:
-            return kind(params, plan.frame_spec, self._open_device(), files)
+            return kind(params, plan.frame_spec, self._open_device(), calibration, self._receiver.batch)
         except ParameterError as error:
             raise PlanError(str(error)) from error
         except ProcessingError as error:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import SavingError
 from ..plan import Compression, FileExistsPolicy
+from .claim import Claim
 from .codecs import creation_list
 
 CREATOR = "LIMA2 (lima2-ophyd)"  # FabIO knows these files by the first word, in capitals
@@ -36,24 +37,27 @@ def _reason(error: Exception) -> str:
     return error.strerror or text if isinstance(error, OSError) else text
 
 
-def create(path: Path, policy: FileExistsPolicy) -> h5py.File:
-    """Make a file in the format that readers may open while it is written; missing folders are made.
+def claim(path: Path, policy: FileExistsPolicy) -> Claim:
+    """Take a path for a new file.
 
-    A file that is to be overwritten is unlinked: who reads it goes on reading it, and a symbolic link leads nowhere.
-
-    :raises SavingError: it can't be made, or is there and is not to be overwritten; nothing is left behind.
+    :raises SavingError: a file can't be made there, or there is one that is not to be overwritten.
     """
     with saving_errors(path, "making"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if policy is FileExistsPolicy.OVERWRITE:
-            path.unlink(missing_ok=True)
-        path.open("xb").close()  # so that from here on the file is ours
+        return Claim(path, policy)
+
+
+def create(claimed: Claim) -> h5py.File:
+    """Make a file in the format that readers may open while it is written.
+
+    :raises SavingError: it can't be made; the claim is dropped.
+    """
+    path = claimed.path
     try:
         with saving_errors(path, "making"):
             # HDF5's locks would refuse readers on file systems that have none; SWMR does not need them.
             opened = h5py.File(path, "w", libver="latest", locking=False)
     except BaseException:
-        path.unlink(missing_ok=True)
+        claimed.drop()
         raise
     try:
         with saving_errors(path, "making"):
@@ -62,14 +66,14 @@ def create(path: Path, policy: FileExistsPolicy) -> h5py.File:
             opened.attrs["file_name"] = path.name
             opened.attrs["file_time"] = datetime.now().astimezone().isoformat()
     except BaseException:
-        remove(path, opened)
+        remove(claimed, opened)
         raise
     return opened
 
 
-def remove(path: Path, opened: h5py.File) -> None:
-    """Unlink a file that we made, and close it."""
-    path.unlink(missing_ok=True)
+def remove(claimed: Claim, opened: h5py.File) -> None:
+    """Remove a file that we made, put back the one that it replaced, and close it."""
+    claimed.drop()
     give_up(opened)
 
 

@@ -15,7 +15,7 @@ from ..acquisition import Outcome
 from ..ledger import Counts, FrameStatus
 from ..plan import FileExistsPolicy
 from ..topology import Topology
-from .h5 import create, give_up, group, growing, remove, saving_errors
+from .h5 import claim, create, give_up, group, growing, remove, saving_errors
 
 CHUNK_ROWS = 1024
 COLUMNS: dict[str, tuple[str, float]] = {  # dtype and fill of each column
@@ -54,12 +54,13 @@ class LedgerFile:
         self._path = path
         self._topology = topology
         self._rows = 0
-        self._file = create(path, policy)
+        self._claim = claim(path, policy)
+        self._file = create(self._claim)
         try:
             with saving_errors(path, "making"):
                 self._begin()
         except BaseException:
-            remove(path, self._file)
+            remove(self._claim, self._file)
             raise
 
     def _begin(self) -> None:
@@ -98,6 +99,11 @@ class LedgerFile:
                 column[first:last] = values[name]
         self._rows = last
 
+    def keep(self) -> None:
+        """Let the file go that this one replaces."""
+        with saving_errors(self._path, "replacing the old"):
+            self._claim.keep()
+
     def flush(self) -> None:
         """Make everything that was appended readable by other processes, also after a kill."""
         with saving_errors(self._path, "flushing"):
@@ -115,8 +121,8 @@ class LedgerFile:
             give_up(self._file)
 
     def discard(self) -> None:
-        """Close and remove the file."""
-        remove(self._path, self._file)
+        """Close and remove the file, and put back the one that it was to replace."""
+        remove(self._claim, self._file)
 
 
 def _to_json(summary: LedgerSummary) -> bytes:

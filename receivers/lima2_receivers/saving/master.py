@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 
 import h5py
 import msgspec
@@ -14,7 +13,8 @@ from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind,
 from ..errors import SavingError
 from ..messages import ConstantInfo, Dataset
 from ..plan import AcquisitionPlan
-from .h5 import create, group, remove, saving_errors
+from .claim import Claim
+from .h5 import create, give_up, group, saving_errors
 from .ledger_file import COLUMNS, GROUP
 from .part import dataset_path, group_name
 
@@ -51,20 +51,21 @@ class MasterInfo(msgspec.Struct, frozen=True):
     device: tuple[str, ...]
 
 
-def write_master(path: Path, info: MasterInfo) -> tuple[Dataset, ...]:
+def write_master(claimed: Claim, info: MasterInfo) -> tuple[Dataset, ...]:
     """Write a master file and return what it shows.
 
-    :raises SavingError: it can't be written; nothing is left behind, and a file that was there is untouched.
+    :param claimed: where it goes.
+    :raises SavingError: it can't be written; the claim is the caller's to drop.
     """
     _check_name("instrument", info.instrument)
     _check_name("detector", info.detector)
-    master = create(path, info.plan.saving.file_exists_policy)
+    master = create(claimed)
     try:
-        with saving_errors(path, "making"):
+        with saving_errors(claimed.path, "making"):
             datasets = _fill(master, info)
             master.close()
     except BaseException:
-        remove(path, master)
+        give_up(master)
         raise
     return datasets
 

@@ -19,8 +19,9 @@ from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, Spars
 
 from ..errors import SavingError
 from ..plan import Compression, SavingParams
+from .claim import Claim
 from .codecs import Chunk, encode
-from .h5 import create, give_up, group, growing, remove, saving_errors
+from .h5 import claim, create, give_up, group, growing, remove, saving_errors
 from .names import part_names
 from .sparse import SparseColumns, check_sparse
 
@@ -89,13 +90,13 @@ class PartFiles:
         self._compression = {stream: saving.stream(stream).compression for stream in enabled}
         self._rows = 0
         self._streams: dict[str, _StreamFile] = {}
-        self._made: list[Path] = []
+        self._claims: list[Claim] = []
         try:
             for stream, name in self.names.items():
                 mine = [output for output in self._outputs.values() if output.stream == stream]
-                opened = create(folder / name, saving.file_exists_policy)
-                self._made.append(folder / name)
-                self._streams[stream] = _StreamFile(folder / name, opened, stream, mine, self._compression[stream])
+                claimed = claim(folder / name, saving.file_exists_policy)
+                self._claims.append(claimed)
+                self._streams[stream] = _StreamFile(claimed, create(claimed), stream, mine, self._compression[stream])
                 self._streams[stream].begin([c for c in constants if c.stream == stream], metadata)
         except BaseException:
             self.discard()
@@ -125,10 +126,11 @@ class PartFiles:
         return encoded
 
     def write(self, rows: Sequence[EncodedRow]) -> None:
-        """Write rows, in any order, each once.
+        """Write rows, in any order, each once. With the first, files that these replace are gone for good.
 
         :raises SavingError: a file can't be written.
         """
+        self.keep()
         for row in rows:
             self._rows = max(self._rows, row.row + 1)
             for stream in self._streams.values():
@@ -164,21 +166,31 @@ class PartFiles:
             raise failure
 
     def discard(self) -> None:
-        """Close and remove the files that this object made."""
+        """Close and remove the files that this object made, and put back those that they were to replace."""
         for stream in self._streams.values():
             stream.discard()
         self._streams.clear()
-        for path in self._made:
-            path.unlink(missing_ok=True)
+        for claimed in self._claims:
+            claimed.drop()
+
+    def keep(self) -> None:
+        """Let the files go that these replace. Idempotent.
+
+        :raises SavingError: one can't be removed.
+        """
+        for claimed in self._claims:
+            with saving_errors(claimed.path, "replacing the old"):
+                claimed.keep()
 
 
 class _StreamFile:
     """One stream's file."""
 
     def __init__(
-        self, path: Path, opened: h5py.File, stream: str, outputs: Sequence[Output], compression: Compression
+        self, claimed: Claim, opened: h5py.File, stream: str, outputs: Sequence[Output], compression: Compression
     ) -> None:
-        self.path = path
+        self.path = claimed.path
+        self._claim = claimed
         self._file = opened
         self._name = stream
         self._outputs = outputs
@@ -278,7 +290,7 @@ class _StreamFile:
 
     def discard(self) -> None:
         """Remove the file."""
-        remove(self.path, self._file)
+        remove(self._claim, self._file)
 
 
 def _runs(rows: Mapping[int, Mapping[str, Value]]) -> list[tuple[int, list[Mapping[str, NDArray[np.generic]]]]]:

@@ -13,6 +13,7 @@ import pytest
 from lima2_processing.frame import FrameSpec
 from lima2_receivers.messages import ConstantInfo, Dataset
 from lima2_receivers.plan import AcquisitionPlan, Compression
+from lima2_receivers.saving.h5 import claim
 from lima2_receivers.saving.master import MasterInfo, write_master
 from lima2_receivers.saving.names import ledger_name, master_name, part_names
 
@@ -98,7 +99,15 @@ def make_master(tmp_path):
     def make(n_receivers: int, outputs=MODEL.OUTPUTS, **changes) -> tuple[Path, tuple[Dataset, ...]]:
         info = master_info(tmp_path, n_receivers, outputs)
         path = tmp_path / master_name("run")
-        return path, write_master(path, msgspec.structs.replace(info, **changes))
+        made = msgspec.structs.replace(info, **changes)
+        claimed = claim(path, made.plan.saving.file_exists_policy)
+        try:
+            datasets = write_master(claimed, made)
+        except BaseException:
+            claimed.drop()
+            raise
+        claimed.keep()
+        return path, datasets
 
     return make
 

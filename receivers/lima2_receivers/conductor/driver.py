@@ -1,0 +1,252 @@
+"""What moves acquisitions along: the state machines' instructions carried out, detector and receivers watched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from typing import assert_never
+
+from lima2_processing.frame import AcquisitionId
+
+from ..acquisition import Event, Instruction, State
+from ..config import DeadlineConfig
+from ..control import Capabilities, Control, DetectorStatus
+from ..errors import ReceiverError, UnreachableError
+from ..messages import Announce, Done, Forget, ReceiverProgress
+from .links import ReceiverLink
+from .run import Run
+
+log = logging.getLogger(__name__)
+
+BUSY_POLL = 0.03  # seconds between polls while an acquisition lives
+IDLE_POLL = 0.1
+REMEMBERED_RUNS = 8  # closed acquisitions that stay in the published state
+
+
+class Driver:
+    """The acquisitions of one conductor, and what happens to them.
+
+    :param control: of the detector.
+    :param links: to all receivers.
+    :param deadlines: how long who waits for whom.
+    """
+
+    def __init__(self, control: Control, links: Sequence[ReceiverLink], deadlines: DeadlineConfig) -> None:
+        self.runs: dict[AcquisitionId, Run] = {}
+        self.changed = asyncio.Event()  # something is to be published
+        self.capabilities: Capabilities | None = None  # None: the detector does not answer
+        self.fault = ""  # what is wrong with the detector
+        self.being_prepared = AcquisitionId("")
+        self._control = control
+        self._links = links
+        self._deadlines = deadlines
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, run: Run) -> None:
+        """Take a prepared acquisition; the oldest closed ones are forgotten."""
+        self.runs[run.id] = run
+        closed = [other.id for other in self.runs.values() if not other.live]
+        for acquisition in closed[:-REMEMBERED_RUNS]:
+            del self.runs[acquisition]
+        self.changed.set()
+
+    def live(self) -> list[Run]:
+        """Return the acquisitions that are not closed."""
+        return [run for run in self.runs.values() if run.live]
+
+    async def connect_detector(self) -> Capabilities:
+        """Connect to the detector (again) and return what it can do."""
+        capabilities = await self._control.connect()
+        self.capabilities = capabilities
+        return capabilities
+
+    # --- what the state machine asks for ---
+
+    def handle(self, run: Run, event: Event, reason: str = "") -> None:
+        """Tell an acquisition what happened; what follows from it is done by a task of its own.
+
+        :raises StateError: that can't happen now.
+        """
+        instructions = run.machine.handle(event, reason)
+        self.changed.set()
+        for instruction in instructions:
+            match instruction:
+                case Instruction.HALT:
+                    self._spawn(self._halt(run))
+                case Instruction.DRAIN:
+                    self._spawn(self._drain(run))
+                case _:
+                    assert_never(instruction)
+
+    def fail(self, run: Run, reason: str) -> None:
+        """Fail an acquisition, unless it is closed."""
+        if run.live:
+            log.error("acquisition %s: %s", run.id, reason)
+            self.handle(run, Event.FAULT, reason)
+
+    async def closed(self, run: Run) -> None:
+        """Wait until an acquisition that was stopped is closed.
+
+        :raises UnreachableError: it isn't within the deadline that ``deadlines.stop`` gives.
+        """
+        deadline = time.monotonic() + self._deadlines.stop
+        while run.live:
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"acquisition {run.id} is still {run.machine.state} {self._deadlines.stop:g} s after its stop"
+                )
+            await asyncio.sleep(BUSY_POLL)
+
+    async def shut_down(self) -> None:
+        """End what lives: stop the detector, let receivers close their files. Needs the watchers."""
+        runs = self.live()
+        for run in runs:
+            self.fail(run, "the conductor was shut down")
+        for run in runs:
+            try:
+                await self.closed(run)
+            except ReceiverError as error:
+                log.warning("%s", error)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _halt(self, run: Run) -> None:
+        status: DetectorStatus | None = None
+        try:
+            status = await self._control.stop()
+        except ReceiverError as error:
+            self.fail(run, f"the detector could not be stopped: {error}")
+        run.conclude(status)
+        self.handle(run, Event.HALTED)
+
+    async def _drain(self, run: Run) -> None:
+        """Announce the final number, wait until all is settled, close the ledger."""
+        await self._announce(run, final=True)
+        run.moved = time.monotonic()  # draining begins now, however long nothing has happened before
+        while not run.drained():
+            if time.monotonic() - run.moved > self._deadlines.stalled:
+                for link in self._links:
+                    run.bury(link.rank)
+                self.fail(run, f"no progress for {self._deadlines.stalled:g} s while draining")
+            await asyncio.sleep(BUSY_POLL)
+        run.settle_dead()
+        try:
+            await asyncio.to_thread(run.close)
+        except Exception as error:  # also a bug must not leave it draining for ever
+            run.machine.reason = run.machine.reason or _explain(error)
+        self.handle(run, Event.SETTLED)
+        log.info("acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
+        living = [link for link in self._links if not run.is_buried(link.rank)]
+        await asyncio.gather(*(link.ask(Forget(run.id), Done) for link in living), return_exceptions=True)
+
+    async def _announce(self, run: Run, final: bool) -> None:
+        living = [link for link in self._links if not run.is_buried(link.rank)]
+        replies = await asyncio.gather(
+            *(link.ask(Announce(run.id, run.announced, final), Done) for link in living), return_exceptions=True
+        )
+        for link, reply in zip(living, replies, strict=True):
+            if isinstance(reply, ReceiverError):
+                self._lose(link, run, str(reply))
+
+    # --- receivers ---
+
+    async def watch_receiver(self, link: ReceiverLink) -> None:
+        """Poll a receiver for ever."""
+        while True:
+            runs = [run for run in self.live() if not run.is_buried(link.rank)]
+            before = link.instance
+            try:
+                progress = await link.poll(self._cursors(link, runs))
+            except ReceiverError as error:
+                if link.alive:
+                    log.warning("%s", error)
+                link.alive = False
+                for run in self.live():
+                    self._lose(link, run, str(error))
+            else:
+                if before and link.instance != before:
+                    for run in runs:
+                        self._lose(link, run, f"receiver {link.rank} was restarted")
+                await self._take(link, progress)
+            await asyncio.sleep(BUSY_POLL if self.live() else IDLE_POLL)
+
+    def _cursors(self, link: ReceiverLink, runs: Sequence[Run]) -> dict[AcquisitionId, int]:
+        cursors = {run.id: run.cursors(link.rank) for run in runs}
+        if self.being_prepared:
+            cursors.setdefault(self.being_prepared, 0)  # so that the receiver knows that somebody still wants it
+        return cursors
+
+    async def _take(self, link: ReceiverLink, progress: ReceiverProgress) -> None:
+        for report in progress.acquisitions:
+            run = self.runs.get(report.acquisition)
+            if run is None:
+                continue
+            run.take(link.rank, report)
+            if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
+                await self._record(run)
+            if report.reason:
+                self.fail(run, f"receiver {link.rank}: {report.reason}")
+
+    def _lose(self, link: ReceiverLink, run: Run, why: str) -> None:
+        run.bury(link.rank)
+        self.fail(run, why)
+
+    async def _record(self, run: Run) -> None:
+        try:
+            if run.live and await asyncio.to_thread(run.record):
+                self.changed.set()
+        except Exception as error:  # also a bug in one acquisition must not end the watching of all
+            self.fail(run, _explain(error))
+
+    # --- the detector ---
+
+    async def watch_detector(self) -> None:
+        """Poll the detector for ever."""
+        while True:
+            active = [run for run in self.live() if run.machine.state in (State.PREPARED, State.RUNNING)]
+            try:
+                if self.capabilities is None:
+                    await self.connect_detector()
+                status = await self._control.status()
+            except ReceiverError as error:
+                self._note_fault(str(error))
+                self.capabilities = None
+                for run in active:
+                    self.fail(run, str(error))
+            else:
+                self._note_fault(status.fault)
+                for run in active:
+                    await self._follow(run, status)
+            await asyncio.sleep(BUSY_POLL if active else IDLE_POLL)
+
+    async def _follow(self, run: Run, status: DetectorStatus) -> None:
+        if status.fault:
+            self.fail(run, f"detector: {status.fault}")
+            return
+        run.observe(status)
+        if run.machine.state is not State.RUNNING or not run.all_sent(status):
+            return
+        if run.exhausted():
+            self.handle(run, Event.ENDED)
+        elif run.told != run.announced:
+            run.told = run.announced
+            await self._announce(run, final=False)
+
+    def _note_fault(self, fault: str) -> None:
+        if fault != self.fault:
+            log.log(logging.ERROR if fault else logging.INFO, "detector: %s", fault or "is well")
+            self.fault = fault
+            self.changed.set()
+
+
+def _explain(error: Exception) -> str:
+    """Return an error's text; one that nobody meant to raise is logged with its place."""
+    if isinstance(error, ReceiverError):
+        return str(error)
+    log.error("internal error", exc_info=error)
+    return f"internal error: {type(error).__name__}: {error}"
