@@ -24,7 +24,7 @@ class Picture:
         self.hits: list[bool] = []
 
     def add(self, dense: NDArray[np.float32], peaks: NDArray[np.float32], hit: bool) -> None:
-        """Add a frame (rows, cols) with its peaks (n, 4)."""
+        """Add a frame (rows, cols) with its peaks (n, columns), row and col first."""
         if self.total is None:
             self.total = np.zeros(dense.shape)
         self.total += np.where(np.isposinf(dense), 0, dense)
@@ -62,7 +62,7 @@ def _draw_sum(axes, picture: Picture) -> None:  # noqa: ANN001 - matplotlib is i
     low, high = np.percentile(positive, (2, 99.8)) if positive.size else (0.1, 1)
     axes.set_facecolor("0.85")
     image = axes.imshow(np.clip(total, low, None), norm=LogNorm(low, max(high, 2 * low)), cmap="magma")
-    peaks = np.concatenate(picture.peaks) if picture.peaks else np.empty((0, 4))
+    peaks = np.concatenate(picture.peaks) if picture.peaks else np.empty((0, 2))
     shown = peaks[:: max(1, len(peaks) // MAX_CIRCLES)]
     axes.scatter(shown[:, 1], shown[:, 0], s=26, facecolors="none", edgecolors="#35d0ff", linewidths=0.5)
     axes.set_title(f"sum of {len(picture.hits)} frames, {len(peaks)} peaks found")

@@ -78,7 +78,7 @@ def same_image(got: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
 def match(peaks: NDArray[np.float32], spots: NDArray[np.float64]) -> tuple[int, int, int]:
     """Compare found peaks with simulated spots.
 
-    :param peaks: (n, 4): row, col, intensity, snr.
+    :param peaks: (n, columns): row, col, and more.
     :param spots: (m, 3): row, col, photons.
     :returns: peaks that are spots, strong spots that were found, strong spots.
     """

@@ -31,6 +31,7 @@ class Device:
     def __init__(self, device: cl.Device) -> None:
         name_unknown_cpu(device)
         self.name = f"{device.name.strip()} ({device.platform.name.strip()} {_version(device.platform)})"
+        self.compute_units = int(device.max_compute_units)
         self.context = cl.Context([device])
         self._programs: dict[tuple[Path, tuple[str, ...]], cl.Program] = {}
 
@@ -64,13 +65,15 @@ class Device:
                 raise KernelBuildError(f"{source.name} for {self.name}: {error}") from error
         return self._programs[key]
 
-    def upload(self, data: NDArray[np.generic]) -> cl.Buffer:
-        """Return a read-only buffer with a copy of an array.
+    def upload(self, data: NDArray[np.generic], *, writable: bool = False) -> cl.Buffer:
+        """Return a buffer with a copy of an array.
 
+        :param writable: False: kernels only read it.
         :raises DeviceError: the device has no room.
         """
         try:
-            flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+            access = cl.mem_flags.READ_WRITE if writable else cl.mem_flags.READ_ONLY
+            flags = access | cl.mem_flags.COPY_HOST_PTR
             return cl.Buffer(self.context, flags, hostbuf=np.ascontiguousarray(data))
         except cl.Error as error:
             raise DeviceError(f"{self.name}: no room for {data.nbytes} bytes: {error}") from error

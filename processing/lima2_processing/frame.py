@@ -118,6 +118,7 @@ class Output(msgspec.Struct, frozen=True):
     :param unit: of the values, such as ``photons``; empty for counts and flags.
     :param label: for people: axis titles, table heads.
     :param hinted: shown in live tables by default; scalars only.
+    :param optional: a frame may have none, and its row reads as fill; images only.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Output(msgspec.Struct, frozen=True):
     unit: str = ""
     label: str = ""
     hinted: bool = False
+    optional: bool = False
 
     @property
     def fill(self) -> int | float:
@@ -180,8 +182,8 @@ class FrameResult:
     """What the pipeline made of one frame.
 
     :param index: the frame's number.
-    :param values: one value per declared output, by name.
-    :param vetoed: True where the pipeline decided that this frame is not to be saved.
+    :param values: one value per declared output, by name; optional outputs may be missing.
+    :param vetoed: True where the pipeline decided against this frame. What ``values`` holds is saved all the same.
     """
 
     index: FrameIdx

@@ -23,6 +23,7 @@ class RadialBins:
     :param radius: centre of each bin (bins,), in the unit asked for.
     :param pixels: flat positions of all pixels that belong to a bin, bin after bin, uint32 (n,).
     :param ends: where in ``pixels`` each bin ends, uint32 (bins,).
+    :param number: bin of each pixel (rows, cols), uint16; the number of bins for pixels that belong to none.
     :param position: of each pixel (rows, cols) on the scale of bins, 0 at the centre of bin 0, float32; NaN for pixels
         that belong to no bin.
     """
@@ -30,6 +31,7 @@ class RadialBins:
     radius: NDArray[np.float32]
     pixels: NDArray[np.uint32]
     ends: NDArray[np.uint32]
+    number: NDArray[np.uint16]
     position: NDArray[np.float32]
 
 
@@ -121,7 +123,7 @@ def radial_bins(radius: NDArray[np.float64], masked: NDArray[np.bool_], n_bins: 
     ends = np.cumsum(counts).astype(np.uint32)
     position = np.where(good, np.clip(scaled - 0.5, 0, n_bins - 1), np.nan).astype(np.float32)
     centres = (low + (np.arange(n_bins) + 0.5) * width).astype(np.float32)
-    return RadialBins(centres, order[: ends[-1]], ends, position)
+    return RadialBins(centres, order[: ends[-1]], ends, number.reshape(radius.shape).astype(np.uint16), position)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def background_at(bins, mean, deviation, noise):
 
 
 def peaks(image, level, uncertainty, cutoff, patch, connected):
-    """Peaks (n, 4) of row, col, intensity, snr, in the order of their pixels."""
+    """Peaks (n, 5) of row, col, intensity, sigma, snr, in the order of their pixels."""
     half = patch // 2
     signal = image - level
     signal[~np.isfinite(signal)] = -1
@@ -116,5 +116,5 @@ def peaks(image, level, uncertainty, cutoff, patch, connected):
             total = part.sum()
             y, x = np.indices(part.shape) - half
             sigma = np.sqrt((uncertainty[window][part > 0] ** 2).sum())
-            found.append((row + (part * y).sum() / total, col + (part * x).sum() / total, total, total / sigma))
-    return np.array(found).reshape(-1, 4)
+            found.append((row + (part * y).sum() / total, col + (part * x).sum() / total, total, sigma, total / sigma))
+    return np.array(found).reshape(-1, 5)

@@ -102,4 +102,5 @@ def test_same_as_pyfai(device, pyfai, dtype, level, model, cutoff_clip):
     order = np.argsort(theirs.peaks["index"])
     np.testing.assert_allclose(peaks[:, :2], places[order], atol=0.01)
     np.testing.assert_allclose(peaks[:, 2], theirs.peaks["intensity"][order], rtol=1e-3)
-    np.testing.assert_allclose(peaks[:, 3], (theirs.peaks["intensity"] / theirs.peaks["sigma"])[order], rtol=1e-3)
+    np.testing.assert_allclose(peaks[:, 3], theirs.peaks["sigma"][order], rtol=1e-3)
+    np.testing.assert_allclose(peaks[:, 4], (theirs.peaks["intensity"] / theirs.peaks["sigma"])[order], rtol=1e-3)

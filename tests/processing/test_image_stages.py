@@ -9,6 +9,7 @@ from lima2_processing.layouts import grid, jungfrau
 from lima2_processing.stages.assemble import Assemble
 from lima2_processing.stages.convert import Convert
 from lima2_processing.stages.mask import Mask
+from lima2_processing.stages.pixels import pixels_of
 
 
 @settings(deadline=None, max_examples=40)
@@ -46,19 +47,19 @@ def test_assembling_needs_a_layout(device):
 def test_largest_count_is_masked(device, run_stage, dtype):
     top = np.iinfo(dtype).max
     counts = np.array([[[0, 1, 100, top]]], dtype)
-    values = run_stage(Convert(device, FrameSpec((1, 4), dtype), 1), counts, (1, 4))
+    values = run_stage(Convert(device, FrameSpec((1, 4), dtype), pixels_of(dtype), None, 1), counts, (1, 4))
     np.testing.assert_array_equal(values, [[[0, 1, 100, np.nan]]])
 
 
 def test_floats_stay_what_they_are(device, run_stage):
     values = np.array([[[0, -1.5, 1e30, np.nan]]], np.float32)
-    converted = run_stage(Convert(device, FrameSpec((1, 4), "<f4"), 1), values, (1, 4))
+    converted = run_stage(Convert(device, FrameSpec((1, 4), "<f4"), pixels_of("<f4"), None, 1), values, (1, 4))
     np.testing.assert_array_equal(converted, values)
 
 
 def test_type_that_cannot_be_converted(device):
     with pytest.raises(ParameterError, match=r"frame\.dtype: got '<c8', expected one of"):
-        Convert(device, FrameSpec((1, 4), "<c8"), 1)
+        pixels_of("<c8")
 
 
 def test_masked_pixels_are_nan_in_every_frame(device, run_stage):

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from lima2_processing.geometry import radial_bins, radius_map
 from lima2_processing.stages.peaks import Peaks
+from lima2_processing.stages.pixels import FLOAT
 from lima2_processing.stages.radial_background import RadialBackground
 from lima2_processing.stages.sparsify import Sparsify
 
@@ -22,9 +23,9 @@ def pick(device, download):
         n = len(images)
         queue = device.queue()
         buffer = device.upload(images)
-        background = RadialBackground(device, bins, 0.0, 3, False, n).enqueue(queue, buffer, n)
-        sparsify = Sparsify(device, bins, cutoff_pick, noise, n)
-        peaks = Peaks(device, images.shape[1:], sparsify, len(bins.radius), cutoff_peak, noise, patch, connected)
+        background = RadialBackground(device, bins, FLOAT, 0.0, 3, False, n).enqueue(queue, buffer, n)
+        sparsify = Sparsify(device, bins, FLOAT, cutoff_pick, noise, n)
+        peaks = Peaks(device, images.shape[1:], FLOAT, sparsify, len(bins.radius), cutoff_peak, noise, patch, connected)
         picked = sparsify.run(queue, buffer, background, n)
         found = peaks.run(queue, buffer, background, picked)
         queue.finish()

@@ -4,6 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lima2_processing.geometry import radial_bins, radius_map
+from lima2_processing.stages.pixels import pixels_of
 from lima2_processing.stages.radial_background import RadialBackground
 
 SHAPE = (40, 50)
@@ -12,10 +13,10 @@ CENTER = (12.3, 60.7)
 
 @pytest.fixture(scope="session")
 def background(device, download):
-    def run(images, bins, cutoff=0.0, cycles=3, poisson=False):
+    def run(images, bins, cutoff=0.0, cycles=3, poisson=False, dtype="<f4"):
         queue = device.queue()
-        stage = RadialBackground(device, bins, cutoff, cycles, poisson, len(images))
-        result = stage.enqueue(queue, device.upload(np.asarray(images, np.float32)), len(images))
+        stage = RadialBackground(device, bins, pixels_of(dtype), cutoff, cycles, poisson, len(images))
+        result = stage.enqueue(queue, device.upload(np.asarray(images, dtype)), len(images))
         queue.finish()
         shape = (len(images), len(bins.radius))
         return download(result.mean, shape), download(result.deviation, shape)
@@ -51,6 +52,38 @@ def test_as_the_reference(background, reference, seed, level, n_bins, cutoff, cy
     expected = [reference.sigma_clip(values, cutoff, cycles, poisson) for values in by_bin(image, bins)]
     assume(all(clip.margin > 1e-5 for clip in expected))  # a nearer value falls as float32 rounds
     mean, deviation = background([image], bins, cutoff, cycles, poisson)
+    means, deviations = np.array([[clip.mean, clip.deviation] for clip in expected]).T
+    scale = np.abs(means) + deviations + 1e-9
+    np.testing.assert_allclose(mean[0] / scale, means / scale, atol=1e-5)
+    np.testing.assert_allclose(deviation[0] / scale, deviations / scale, atol=3e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10000),
+    level=st.sampled_from([0.01, 0.3, 5.0, 30.0, 90.0, 125.0, 5000.0]),
+    dtype=st.sampled_from(["|u1", "<u2", "<u4"]),
+    n_bins=st.sampled_from([1, 7, 65, 300]),
+    cutoff=st.sampled_from([0.0, 2.0, 5.0]),
+    cycles=st.integers(1, 6),
+    poisson=st.booleans(),
+    outliers=st.sampled_from([0.0, 0.001, 0.02, 0.3]),
+)
+def test_integers_give_what_their_values_give(
+    background, reference, seed, level, dtype, n_bins, cutoff, cycles, poisson, outliers
+):
+    """Whatever part of the values is too high for the table."""
+    rng = np.random.default_rng(seed)
+    largest = np.iinfo(dtype).max
+    image = rng.poisson(level, SHAPE).astype(np.float64)
+    image[rng.random(SHAPE) < outliers] *= rng.choice([20, 2000])
+    image = np.clip(image, 0, min(largest - 1, 2**24))
+    image[rng.random(SHAPE) < 0.02] = largest
+    bins = make_bins(n_bins)
+    values = np.where(image == largest, np.nan, image)
+    expected = [reference.sigma_clip(part, cutoff, cycles, poisson) for part in by_bin(values, bins)]
+    assume(all(clip.margin > 1e-5 for clip in expected))
+    mean, deviation = background([image], bins, cutoff, cycles, poisson, dtype)
     means, deviations = np.array([[clip.mean, clip.deviation] for clip in expected]).T
     scale = np.abs(means) + deviations + 1e-9
     np.testing.assert_allclose(mean[0] / scale, means / scale, atol=1e-5)

@@ -9,8 +9,8 @@ from lima2_processing.errors import DeviceError, ParameterError, ProcessingError
 from lima2_processing.frame import Frame, FrameSpec, PixelKind
 from lima2_processing.layouts import grid, jungfrau
 from lima2_processing.pipelines.smx import Smx
-from lima2_processing.pipelines.smx_params import PLUGIN, ErrorModel, GainUnit, SmxParams
-from lima2_processing.testing import PipelineContract, check_same
+from lima2_processing.pipelines.smx_params import PLUGIN, ErrorModel, GainUnit, SmxParams, Veto
+from lima2_processing.testing import PipelineContract, check_result, check_same
 
 FILE = CalibrationFile("/calibration")
 TINY = grid((2, 2), (48, 64), (24, 32), gap_pixels=True, module_gap=(6, 2))
@@ -299,3 +299,119 @@ def test_a_device_that_has_no_memory_for_one_frame_goes_on_with_the_next(make, d
     check_same(
         after, make(SmxParams(n_bins=10, cutoff_pick=3.0), FrameSpec(data.shape, "<f4")).process(crowded).frames[0]
     )
+
+
+def hits_and_others(n_frames=40):
+    """Frames of which every fourth has spots."""
+    rng = np.random.default_rng(1)
+    frames = []
+    for at in range(n_frames):
+        data = rng.poisson(3, (70, 50)).astype(np.uint16)
+        if at % 4 == 0:
+            for row, col in ((10, 10), (30, 20), (50, 40)):
+                data[row : row + 2, col : col + 2] += 300
+        frames.append(Frame(at, data, 1, 0.0))
+    return tuple(frames)
+
+
+VETO_PARAMS = SmxParams(n_bins=10, min_nb_peaks=3)
+
+
+@pytest.mark.parametrize(
+    ("veto", "vetoed", "dense_of_hits", "dense_of_others"),
+    [
+        (Veto.OFF, False, True, True),
+        (Veto.MARK, True, True, True),
+        (Veto.SKIP_DENSE, True, True, False),
+        (Veto.SPARSE_ONLY, False, False, False),
+    ],
+)
+def test_what_veto_leaves_out(make, veto, vetoed, dense_of_hits, dense_of_others):
+    pipeline = make(VETO_PARAMS, FrameSpec((70, 50), "<u2"), veto=veto)
+    plain = make(VETO_PARAMS, FrameSpec((70, 50), "<u2")).process(hits_and_others()).frames
+    for result, whole in zip(pipeline.process(hits_and_others()).frames, plain, strict=True):
+        check_result(result, pipeline.outputs())
+        hit = result.index % 4 == 0
+        assert result.values["is_hit"] == hit
+        assert result.vetoed == (vetoed and not hit)
+        assert ("dense" in result.values) == (dense_of_hits if hit else dense_of_others)
+        for name, value in result.values.items():
+            if name == "sparse":
+                np.testing.assert_array_equal(value.index, whole.values[name].index)
+            else:
+                np.testing.assert_array_equal(value, whole.values[name])
+
+
+def test_a_share_of_the_frames_that_are_no_hits_is_kept(make):
+    """The same ones whatever batch or receiver they are in, spread evenly."""
+    sampling = {"veto": Veto.SKIP_DENSE, "sample_rate": 0.3}
+    pipeline = make(VETO_PARAMS, FrameSpec((70, 50), "<u2"), **sampling)
+    blank = np.zeros((70, 50), np.uint16)
+    together = [one.vetoed for one in pipeline.process(tuple(Frame(at, blank, 1, 0.0) for at in range(500))).frames]
+    alone = [pipeline.process((Frame(at, blank, 1, 0.0),)).frames[0].vetoed for at in range(0, 500, 7)]
+    assert together[::7] == alone
+    kept = np.logical_not(together)
+    assert abs(kept.mean() - 0.3) < 0.02
+    assert all(kept[start : start + 50].any() for start in range(0, 500, 50))
+
+
+@pytest.mark.parametrize("dense_type", ["int32", "int16", "uint16", "float16", "float32"])
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 0.0), (10.0, -20.5), (-1e6, 0.0), (1e12, 1.0)])
+@pytest.mark.parametrize("dtype", ["<u2", "<u4", "<f4"])
+def test_dense_frames_of_every_type_saturate_and_never_wrap(make, dense_type, factor, offset, dtype):
+    data = np.random.default_rng(0).poisson(200, (70, 50)).astype(dtype)
+    data[0, :4] = [0, 1, 60000, 65534]
+    masked = np.zeros((70, 50), np.uint8)
+    masked[5] = 1
+    if dtype == "<f4":
+        data[1, :2] = [np.nan, np.inf]
+    else:
+        data[1, 0] = np.iinfo(dtype).max
+    params = SmxParams(
+        mask=FILE, n_bins=10, dense_type=dense_type, dense_factor=factor, dense_offset=offset, cutoff_peak=1e9
+    )
+    found = make(params, FrameSpec((70, 50), dtype), {"mask": masked}).process((Frame(0, data, 1, 0.0),))
+    dense = found.frames[0].values["dense"]
+    assert dense.dtype == np.dtype(dense_type)
+
+    values = data.astype(np.float32)
+    values[1, 0] = np.nan
+    values[masked != 0] = np.nan
+    with np.errstate(over="ignore"):
+        scaled = values * np.float32(factor) + np.float32(offset)
+    none = np.isnan(values)
+    if np.dtype(dense_type).kind == "f":
+        largest = np.finfo(dense_type).max
+        fitting = np.where(np.isinf(values), scaled, np.clip(scaled, -largest, largest)).astype(dense_type)
+        assert np.isnan(dense[none]).all()
+        np.testing.assert_array_equal(dense[~none], fitting[~none])
+        return
+    limits = np.iinfo(dense_type)
+    signed = limits.min < 0
+    low, high = limits.min + signed, limits.max - (not signed)
+    assert (dense[none] == (limits.min if signed else limits.max)).all()
+    expected = np.clip(np.rint(scaled[~none].astype(np.float64)), low, high).astype(dense_type)
+    np.testing.assert_array_equal(dense[~none], expected)
+
+
+def test_only_plain_dense_frames_keep_the_unit(make):
+    def unit(**changes):
+        return next(output.unit for output in make(**changes).outputs() if output.name == "dense")
+
+    assert unit() == "photons"
+    assert unit(dense_factor=2.0) == ""
+
+
+def test_dummy_and_saturated_values_are_not_used(make):
+    data = np.random.default_rng(0).poisson(5, (70, 50)).astype(np.int32)
+    data[20:24] = -1
+    data[40, 10:20] = 1000
+    pipeline = make(SmxParams(n_bins=10, dummy=-1.0, saturation=1000.0), FrameSpec((70, 50), "<i4"))
+    values = pipeline.process((Frame(0, data, 1, 0.0),)).frames[0].values
+    assert np.isnan(values["dense"]).sum() == 4 * 50 + 10
+    assert np.nanmax(values["dense"]) < 1000
+    assert np.nanmin(values["background_avg"]) > 3
+    assert not np.isin(values["sparse"].index, np.flatnonzero((data < 0) | (data >= 1000))).any()
+    unsigned = make(SmxParams(n_bins=10, saturation=1000.0), FrameSpec((70, 50), "<u2"))
+    values = unsigned.process((Frame(0, np.where(data < 0, 1000, data).astype(np.uint16), 1, 0.0),)).frames[0].values
+    assert np.isnan(values["dense"]).sum() == 4 * 50 + 10

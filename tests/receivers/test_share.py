@@ -428,14 +428,15 @@ def test_scalars_are_remembered_for_a_while(rig):
         r.share.scalars(0)
 
 
-def test_a_vetoed_frame_is_not_saved(rig):
+def test_a_vetoed_frame_counts_as_vetoed_and_keeps_what_it_has(rig):
     pipeline = FakePipeline()
     pipeline.spoil = lambda _, results: [FrameResult(x.index, x.values, vetoed=x.index % 2 == 0) for x in results]
     r = rig(pipeline=pipeline)
     r.send(*range(4))
     r.finish(4)
-    assert r.fates() == [(VETOED, "not a hit"), (SAVED, "")] * 2
-    assert r.raw() == [FILL, 2, FILL, 4]
+    assert r.fates() == [(VETOED, "vetoed by the pipeline"), (SAVED, "")] * 2
+    assert r.share.scalars(2) == {"n_peaks": 2.0, "is_hit": 0.0}
+    assert r.raw() == [1, 2, 3, 4]
     assert r.machine.outcome is Outcome.COMPLETE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +12,7 @@ import pyopencl as cl
 from numpy.typing import NDArray
 
 from ..device import Device
-from ..errors import DeviceError, ParameterError, ProcessingError
+from ..errors import DeviceError, ProcessingError
 from ..frame import (
     Batch,
     Constant,
@@ -22,39 +21,42 @@ from ..frame import (
     FrameSpec,
     Output,
     OutputKind,
-    PixelKind,
     Results,
     SparseFrame,
 )
-from ..geometry import (
-    RadialBins,
-    assembly,
-    double_pixels,
-    image_shape,
-    radial_bins,
-    radius_from_poni,
-    radius_map,
-)
+from ..geometry import image_shape
 from ..pipeline import Calibration, Pipeline, Stage
-from ..stages.assemble import Assemble
-from ..stages.convert import Convert
-from ..stages.gain_pedestal import GainPedestal
-from ..stages.mask import Mask
+from ..stages.dense import Dense
 from ..stages.peaks import COLUMNS, Peaks
+from ..stages.pixels import FLOAT
 from ..stages.radial_background import Background, RadialBackground
 from ..stages.sparsify import Picked, Sparsify
-from .smx_params import ErrorModel, GainUnit, SmxParams
+from .smx_params import ErrorModel, SmxParams, Veto
+from .smx_setup import check, make_bins, make_images
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What a pipeline holds on the device: where frames are put, and the stages that they go through."""
+    """What a pipeline holds on the device: where frames are put, and the stages that they go through.
+
+    :param dense: makes the images that are saved; None: they are saved as they are.
+    """
 
     upload: cl.Buffer
-    stages: list[Stage]
+    stages: tuple[Stage, ...]
     background: RadialBackground
     sparsify: Sparsify
     peaks: Peaks
+    dense: Dense | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Enqueued:
+    """What is on the device for a batch."""
+
+    images: cl.Buffer
+    background: Background
+    picked: Picked
 
 
 class Smx(Pipeline[SmxParams]):
@@ -69,25 +71,27 @@ class Smx(Pipeline[SmxParams]):
         self, params: SmxParams, spec: FrameSpec, device: Device, files: Mapping[str, Calibration], batch: int = 1
     ) -> None:
         super().__init__(params, spec, device, files, batch)
-        _check(params, spec)
+        check(params, spec)
         self._shape = image_shape(spec)
         self._queue = device.queue()
-        self._bad = np.zeros(self._shape, np.bool_)
-        stages = self._image_stages(files)
-        bins, radius = self._radial_bins(files)
+        images = make_images(params, spec, device, files, batch)
+        bins, radius = make_bins(params, spec, files, images.bad)
         self._radius = bins.radius
         self._radius_map = radius.astype(np.float32)
         self._unused = np.isnan(bins.position)
-        poisson = params.error_model is ErrorModel.POISSON
-        sparsify = Sparsify(device, bins, params.cutoff_pick, params.noise, batch)
+        pixels, poisson = images.pixels, params.error_model is ErrorModel.POISSON
+        sparsify = Sparsify(device, bins, pixels, params.cutoff_pick, params.noise, batch)
+        scaled = (params.dense_type, params.dense_factor, params.dense_offset)
+        as_they_are = pixels is FLOAT and scaled == ("float32", 1.0, 0.0)
         self._work: _Work | None = _Work(
             upload=device.allocate(batch * spec.nbytes),
-            stages=stages,
-            background=RadialBackground(device, bins, params.cutoff_clip, params.cycle, poisson, batch),
+            stages=images.stages,
+            background=RadialBackground(device, bins, pixels, params.cutoff_clip, params.cycle, poisson, batch),
             sparsify=sparsify,
             peaks=Peaks(
                 device,
                 self._shape,
+                pixels,
                 sparsify,
                 params.n_bins,
                 params.cutoff_peak,
@@ -95,15 +99,30 @@ class Smx(Pipeline[SmxParams]):
                 params.patch_size,
                 params.connected,
             ),
+            dense=None if as_they_are else Dense(device, pixels, images.bad, self._dense_type, *scaled[1:], batch),
         )
+
+    @property
+    def _dense_type(self) -> str:
+        return np.dtype(self.params.dense_type).newbyteorder("<").str
 
     def outputs(self) -> tuple[Output, ...]:
         """Return everything that this pipeline makes of a frame."""
         bins, peaks = (self.params.n_bins,), (self.params.max_peaks, len(COLUMNS))
         unit = "photons" if self.params.pedestal else ""
         image, profile, table, scalar = OutputKind.IMAGE, OutputKind.PROFILE, OutputKind.TABLE, OutputKind.SCALAR
+        dense = Output(
+            name="dense",
+            kind=image,
+            dtype=self._dense_type,
+            shape=self._shape,
+            stream="dense",
+            unit=unit if (self.params.dense_factor, self.params.dense_offset) == (1.0, 0.0) else "",
+            label="corrected frame",
+            optional=self.params.veto in (Veto.SKIP_DENSE, Veto.SPARSE_ONLY),
+        )
         return (
-            Output("dense", image, "<f4", self._shape, "dense", unit, "corrected frame"),
+            dense,
             Output("sparse", OutputKind.SPARSE, "<f4", self._shape, "sparse", unit, "pixels above background"),
             Output("background_avg", profile, "<f4", bins, "sparse", unit, "radial background"),
             Output("background_std", profile, "<f4", bins, "sparse", unit, "deviation of the background"),
@@ -146,7 +165,7 @@ class Smx(Pipeline[SmxParams]):
 
     def _process(self, work: _Work, frames: Batch) -> list[FrameResult]:
         n = len(frames)
-        data = [self._pixels(frame) for frame in frames]
+        data = [self._raw(frame) for frame in frames]
         try:
             for at, pixels in enumerate(data):
                 cl.enqueue_copy(self._queue, work.upload, pixels, dst_offset=at * self.spec.nbytes, is_blocking=False)
@@ -156,11 +175,11 @@ class Smx(Pipeline[SmxParams]):
             background = work.background.enqueue(self._queue, images, n)
             picked = work.sparsify.run(self._queue, images, background, n)
             peaks = work.peaks.run(self._queue, images, background, picked)
-            return self._read_back(frames, images, background, picked, peaks)
+            return self._read_back(work, frames, _Enqueued(images, background, picked), peaks)
         except cl.Error as error:
             raise DeviceError(f"{self.device.name}: {error}") from error
 
-    def _pixels(self, frame: Frame) -> NDArray[np.generic]:
+    def _raw(self, frame: Frame) -> NDArray[np.generic]:
         """Return a frame's pixels as the device takes them; modules that are missing read as masked.
 
         :raises ProcessingError: the frame is not what was agreed.
@@ -177,39 +196,61 @@ class Smx(Pipeline[SmxParams]):
         return data
 
     def _read_back(
-        self,
-        frames: Batch,
-        images: cl.Buffer,
-        background: Background,
-        picked: Picked,
-        peaks: list[NDArray[np.float32]],
+        self, work: _Work, frames: Batch, done: _Enqueued, peaks: list[NDArray[np.float32]]
     ) -> list[FrameResult]:
-        n, total = len(frames), int(picked.ends[-1])
-        dense = np.empty((n, *self._shape), np.float32)
+        n, total = len(frames), int(done.picked.ends[-1])
+        tables = [self._table(found) for found in peaks]
+        vetoed = [self._is_vetoed(frame, table) for frame, table in zip(frames, tables, strict=True)]
         mean, deviation = np.empty((2, n, self.params.n_bins), np.float32)
         index, intensity = np.empty(total, np.uint32), np.empty(total, np.float32)
-        copies = [(dense, images), (mean, background.mean), (deviation, background.deviation)]
+        copies = [(mean, done.background.mean), (deviation, done.background.deviation)]
         if total:
-            copies += [(index, picked.index), (intensity, picked.intensity)]
+            copies += [(index, done.picked.index), (intensity, done.picked.intensity)]
         for host, buffer in copies:
             cl.enqueue_copy(self._queue, host, buffer, is_blocking=False)
+        dense = self._read_dense(work, done.images, vetoed)
         self._queue.finish()
-        indices, intensities = np.split(index, picked.ends[:-1]), np.split(intensity, picked.ends[:-1])
+        indices, intensities = np.split(index, done.picked.ends[:-1]), np.split(intensity, done.picked.ends[:-1])
         results = []
         for at, frame in enumerate(frames):
-            scalars = self._table(peaks[at])
             values: dict[str, NDArray[np.generic] | SparseFrame] = {
-                "dense": dense[at],
                 "sparse": SparseFrame(indices[at], intensities[at]),
                 "background_avg": mean[at],
                 "background_std": deviation[at],
-                **scalars,
+                **tables[at],
             }
-            results.append(FrameResult(frame.index, values))
+            if (image := dense[at]) is not None:
+                values["dense"] = image
+            results.append(FrameResult(frame.index, values, vetoed[at]))
         return results
 
+    def _read_dense(self, work: _Work, images: cl.Buffer, vetoed: list[bool]) -> list[NDArray[np.generic] | None]:
+        """Return the images that are saved, once the queue has finished; None: not that of this frame."""
+        match self.params.veto:
+            case Veto.SPARSE_ONLY:
+                wanted = [False] * len(vetoed)
+            case Veto.SKIP_DENSE:
+                wanted = [not one for one in vetoed]
+            case Veto.OFF | Veto.MARK:
+                wanted = [True] * len(vetoed)
+        if work.dense is not None and any(wanted):
+            images = work.dense.enqueue(self._queue, images, len(vetoed))
+        read: list[NDArray[np.generic] | None] = []
+        for at, one in enumerate(wanted):
+            image = np.empty(self._shape, self._dense_type) if one else None
+            if image is not None:
+                cl.enqueue_copy(self._queue, image, images, src_offset=at * image.nbytes, is_blocking=False)
+            read.append(image)
+        return read
+
+    def _is_vetoed(self, frame: Frame, table: Mapping[str, NDArray[np.generic]]) -> bool:
+        if self.params.veto in (Veto.OFF, Veto.SPARSE_ONLY) or table["is_hit"]:
+            return False
+        # Whatever receiver has the frame, and whenever it is looked at: the same frames are kept.
+        return (frame.index * _GOLDEN % 2**64) / 2**64 >= self.params.sample_rate
+
     def _table(self, peaks: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
-        """Return the outputs that peaks (n, 4) give: the strongest, in the order of their pixels."""
+        """Return the outputs that peaks (n, columns) give: the strongest, in the order of their pixels."""
         limit = self.params.max_peaks
         if self.params.radius_max:
             rows, cols = np.clip(np.rint(peaks[:, :2]).astype(int), 0, np.array(self._shape) - 1).T
@@ -229,99 +270,5 @@ class Smx(Pipeline[SmxParams]):
             "peaks_overflow": np.array(overflow, np.uint8),
         }
 
-    def _image_stages(self, files: Mapping[str, Calibration]) -> list[Stage]:
-        """Make the stages that turn what the detector sent into images, and note bad pixels."""
-        spec, device, batch = self.spec, self.device, self.batch
-        stages: list[Stage] = []
-        if self.params.pedestal:
-            gain = _stack("gain", files) * self._gain_scale()
-            correction = GainPedestal(device, spec, _stack("pedestal", files), gain, batch)
-            stages.append(correction)
-            bad = correction.bad
-        else:
-            stages.append(Convert(device, spec, batch))
-            bad = np.zeros(int(np.prod(spec.shape)), np.bool_)
-        if spec.layout is None:
-            self._bad |= bad.reshape(self._shape)
-        else:
-            plan = assembly(spec, spec.layout)
-            self._bad |= np.where(plan.source < 0, True, bad[plan.source])
-            if not plan.is_identity:
-                stages.append(Assemble(device, spec, batch))
-        if self.params.mask is not None:
-            masked = _array("mask", files)
-            if masked.size == np.prod(self._shape):
-                masked = masked.reshape(self._shape)  # files of raw values have no shape
-            stages.append(Mask(device, FrameSpec(self._shape, "<f4"), masked))
-            self._bad |= masked != 0
-        return stages
 
-    def _gain_scale(self) -> float:
-        if self.params.gain_unit is GainUnit.ADU_PER_PHOTON:
-            return 1.0
-        if not self.params.photon_energy:
-            raise ParameterError("pipeline.params.photon_energy", 0, "more than 0 eV where gains are in ADU/keV")
-        return self.params.photon_energy * 1e-3
-
-    def _radial_bins(self, files: Mapping[str, Calibration]) -> tuple[RadialBins, NDArray[np.float64]]:
-        params = self.params
-        if params.poni is not None:
-            text = files["poni"]
-            if not isinstance(text, str):
-                raise ParameterError("pipeline.params.poni", params.poni.path, "a .poni file")
-            radius = radius_from_poni(text, self._shape, params.unit)
-        else:
-            middle = ((self._shape[0] - 1) / 2, (self._shape[1] - 1) / 2)
-            center = params.beam_center or middle
-            energy = params.photon_energy
-            radius = radius_map(self._shape, self.spec.pixel_size, center, params.unit, params.distance, energy)
-        excluded = self._bad.copy()
-        if self.spec.layout is not None:
-            excluded |= double_pixels(self.spec, self.spec.layout)
-        return radial_bins(radius, excluded, params.n_bins), radius
-
-
-def _check(params: SmxParams, spec: FrameSpec) -> None:
-    """Check what depends on several parameters, or on the frames.
-
-    :raises ParameterError: they do not fit together.
-    """
-    if bool(params.pedestal) != bool(params.gain):
-        raise ParameterError("pipeline.params.gain", params.gain, "gains and pedestals, or neither")
-    for name in params.__struct_fields__:
-        value = getattr(params, name)
-        numbers = value if name == "beam_center" and value else (value,)
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ParameterError(f"pipeline.params.{name}", value, "a finite number")
-    for name in ("pedestal", "gain"):
-        if len(getattr(params, name)) not in (0, 1, 3):
-            raise ParameterError(f"pipeline.params.{name}", f"{len(getattr(params, name))} files", "1 or 3")
-    if params.cutoff_peak < params.cutoff_pick:
-        expected = f"at least cutoff_pick, {params.cutoff_pick:g}"
-        raise ParameterError("pipeline.params.cutoff_peak", params.cutoff_peak, expected)
-    if params.patch_size % 2 == 0:
-        raise ParameterError("pipeline.params.patch_size", params.patch_size, "an odd number")
-    if params.connected > params.patch_size**2:
-        expected = f"at most the patch's {params.patch_size**2} pixels"
-        raise ParameterError("pipeline.params.connected", params.connected, expected)
-    needed = spec.pixels is PixelKind.GAIN_ADC
-    if needed != bool(params.pedestal):
-        expected = (
-            "pedestals and gains: the detector sends ADC values and gain stages"
-            if needed
-            else ("none: the detector sends values, not ADC values and gain stages")
-        )
-        raise ParameterError("pipeline.params.pedestal", params.pedestal or "none", expected)
-
-
-def _array(name: str, files: Mapping[str, Calibration]) -> NDArray[np.generic]:
-    data = files[name]
-    if isinstance(data, str):
-        raise ParameterError(f"pipeline.params.{name}", "a text file", "an array")
-    return data
-
-
-def _stack(name: str, files: Mapping[str, Calibration]) -> NDArray[np.floating]:
-    """Return the three stages' maps, from one file or three."""
-    parts = [np.ravel(_array(key, files)) for key in sorted(files) if key.startswith(f"{name}.")]
-    return np.concatenate(parts).astype(np.float64)
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: spreads consecutive numbers evenly (Knuth, TAOCP 6.4)

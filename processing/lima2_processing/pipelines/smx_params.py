@@ -25,6 +25,15 @@ class ErrorModel(StrEnum):
     POISSON = "poisson"  # counting statistics: a value's variance is the value itself, at least 1
 
 
+class Veto(StrEnum):
+    """What becomes of frames that are no hits."""
+
+    OFF = "off"  # they are saved like hits
+    MARK = "mark"  # they are saved like hits, and count as vetoed
+    SKIP_DENSE = "skip_dense"  # they have no dense frame, and count as vetoed
+    SPARSE_ONLY = "sparse_only"  # no frame has a dense one
+
+
 class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     """Serial crystallography: correction, radial background, sparse pixels, peaks.
 
@@ -34,6 +43,9 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     :param gain_unit: unit of the gains; ``ADU/keV`` needs ``photon_energy``.
     :param photon_energy: eV; 0: not known.
     :param mask: pixels not to be used, not 0 where masked, shaped as the image; none: all are used.
+    :param saturation: raw values from here on are saturated and not used; 0: only the largest value of an integer type,
+        which marks masked pixels. A Jungfrau marks saturated pixels itself.
+    :param dummy: value of pixels without data, in the raw frame; none: only the largest value of an integer type.
     :param poni: geometry as a PONI file; none: ``beam_center`` and ``distance``.
     :param beam_center: (row, col) of the beam in pixels of the image, also outside it; pixel centres are whole numbers;
         none: the middle of the image.
@@ -51,6 +63,12 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     :param min_nb_peaks: peaks that make a frame a hit.
     :param max_peaks: peaks that are saved a frame, the strongest; ``peaks_overflow`` tells where there were more.
     :param radius_max: peaks further out don't count, in ``unit``; 0: no limit.
+    :param veto: what becomes of frames that are no hits.
+    :param sample_rate: share of the frames that are no hits and are not vetoed all the same.
+    :param dense_type: of the dense frames' pixels. Values that do not fit saturate; pixels without a value are NaN, the
+        smallest of a signed or the largest of an unsigned integer type.
+    :param dense_factor: dense frames hold value times factor plus offset.
+    :param dense_offset: see ``dense_factor``.
     """
 
     pedestal: tuple[CalibrationFile, ...] = ()
@@ -58,6 +76,8 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     gain_unit: GainUnit = GainUnit.ADU_PER_PHOTON
     photon_energy: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     mask: CalibrationFile | None = None
+    saturation: Annotated[float, Meta(ge=0)] = 0.0
+    dummy: float | None = None
     poni: CalibrationFile | None = None
     beam_center: tuple[float, float] | None = None
     distance: Annotated[float, Meta(ge=0, le=1000)] = 0.0
@@ -74,6 +94,11 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     min_nb_peaks: Annotated[int, Meta(ge=1)] = 20
     max_peaks: Annotated[int, Meta(ge=1, le=100_000)] = 2048
     radius_max: Annotated[float, Meta(ge=0)] = 0.0
+    veto: Veto = Veto.OFF
+    sample_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    dense_type: Literal["int32", "int16", "uint16", "float16", "float32"] = "float32"
+    dense_factor: float = 1.0
+    dense_offset: float = 0.0
 
 
 PLUGIN = PipelinePlugin(

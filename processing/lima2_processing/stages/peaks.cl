@@ -1,31 +1,33 @@
-// Bragg peaks among the picked pixels. Built behind background.cl.
+// Bragg peaks among the picked pixels. Built behind pixels.cl and background.cl.
 
 // Tests each picked pixel: it is a peak where it stands above the background by the cutoff, no pixel of its patch does
 // so higher, and enough pixels of the patch stand above the cutoff too. A patch that reaches beyond the image is none.
 //
-// image:       values of all frames, n_pixels each
+// image:       of all frames, rows * cols each
 // position:    of each pixel on the scale of bins; NaN: belongs to none
 // index:       positions of the picked pixels, frame after frame
 // ends:        where each frame's picked pixels end
 // half_patch:  the patch reaches so many pixels to each side
 // connected:   pixels of the patch above the cutoff that make a peak, its centre included
-// peaks:       the result, one a picked pixel: (row, col, intensity, signal to noise); NaN where there is no peak
-kernel void peaks(global const float *restrict image, global const float *restrict position,
+// peaks:       the result, N_COLUMNS numbers a picked pixel: row (NaN where there is no peak), col, intensity, its
+//              uncertainty, signal to noise
+kernel void peaks(global const PIXEL *restrict image, global const float *restrict position,
                   global const float *restrict mean, global const float *restrict deviation,
-                  global const uint *restrict index, global const uint *restrict ends, global float4 *restrict peaks,
-                  const float cutoff, const float noise, const int half_patch, const int connected, const int rows,
-                  const int cols, const uint n_bins)
+                  global const uint *restrict index, global const uint *restrict ends, global float *restrict peaks,
+                  const float cutoff, const float noise, const float ceiling, const int half_patch,
+                  const int connected, const int rows, const int cols, const uint n_bins)
 {
     const size_t frame = get_global_id(1);
-    global const float *values = image + frame * (size_t)rows * cols;
+    global const PIXEL *values = image + frame * (size_t)rows * cols;
     global const float *means = mean + frame * n_bins;
     global const float *deviations = deviation + frame * n_bins;
     const uint first = frame ? ends[frame - 1] : 0u;
     for (uint at = first + get_global_id(0); at < ends[frame]; at += get_global_size(0)) {
-        peaks[at] = (float4)(NAN);
+        global float *peak = peaks + at * N_COLUMNS;
+        peak[0] = NAN;
         const int centre = (int)index[at];
         const float2 level = background_at(position[centre], means, deviations, noise, n_bins);
-        const float height = values[centre] - level.x;
+        const float height = pixel_value(values[centre], ceiling) - level.x;
         if (!isfinite(height) || !(height > cutoff * level.y))
             continue;
         const int row = centre / cols, col = centre % cols;
@@ -37,7 +39,7 @@ kernel void peaks(global const float *restrict image, global const float *restri
             for (int x = -half_patch; x <= half_patch; x++) {
                 const int pixel = centre + y * cols + x;
                 const float2 around = background_at(position[pixel], means, deviations, noise, n_bins);
-                const float signal = values[pixel] - around.x;
+                const float signal = pixel_value(values[pixel], ceiling) - around.x;
                 if (!isfinite(signal) || signal <= 0.0f)
                     continue;
                 // Of equal pixels the first is the peak.
@@ -52,7 +54,12 @@ kernel void peaks(global const float *restrict image, global const float *restri
                 col_moment += signal * x;
             }
         }
-        if (highest && above >= connected)
-            peaks[at] = (float4)(row + row_moment / sum, col + col_moment / sum, sum, sum / sqrt(variance));
+        if (!highest || above < connected)
+            continue;
+        peak[0] = row + row_moment / sum;
+        peak[1] = col + col_moment / sum;
+        peak[2] = sum;
+        peak[3] = sqrt(variance);
+        peak[4] = sum / peak[3];
     }
 }

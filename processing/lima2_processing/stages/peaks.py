@@ -9,11 +9,12 @@ import pyopencl as cl
 from numpy.typing import NDArray
 
 from ..device import Device
+from .pixels import Pixels
 from .radial_background import Background
 from .sparsify import Picked, Sparsify, build_with_background
 
 _ITEMS = 64  # work-items of one frame
-COLUMNS = ("row", "col", "intensity", "snr")
+COLUMNS = ("row", "col", "intensity", "sigma", "snr")
 
 
 class Peaks:
@@ -25,6 +26,7 @@ class Peaks:
 
     :param device: where it runs.
     :param shape: of the image (rows, cols).
+    :param pixels: of the images.
     :param sparsify: the stage that picks pixels; its map of positions is shared.
     :param n_bins: radial bins.
     :param cutoff: uncertainties that a pixel must stand above the background to count.
@@ -37,6 +39,7 @@ class Peaks:
         self,
         device: Device,
         shape: tuple[int, int],
+        pixels: Pixels,
         sparsify: Sparsify,
         n_bins: int,
         cutoff: float,
@@ -49,6 +52,7 @@ class Peaks:
         self._options = (
             np.float32(cutoff),
             np.float32(noise),
+            np.float32(pixels.ceiling),
             np.int32(patch_size // 2),
             np.int32(connected),
             np.int32(shape[0]),
@@ -58,12 +62,14 @@ class Peaks:
         self._ends = device.allocate(4096)
         self._room = 0
         self._peaks = self._grow(4096)
-        self._kernel = cl.Kernel(build_with_background(device, Path(__file__).with_suffix(".cl")), "peaks")
+        source = Path(__file__).with_suffix(".cl")
+        program = build_with_background(device, source, pixels, {"N_COLUMNS": len(COLUMNS)})
+        self._kernel = cl.Kernel(program, "peaks")
 
     def run(
         self, queue: cl.CommandQueue, images: cl.Buffer, background: Background, picked: Picked
     ) -> list[NDArray[np.float32]]:
-        """Return the peaks of each frame (peaks, 4): row, col, intensity, snr; in the order of their pixels."""
+        """Return the peaks of each frame (peaks, columns), in the order of their pixels."""
         total = int(picked.ends[-1])
         if total == 0:
             return [np.empty((0, len(COLUMNS)), np.float32) for _ in picked.ends]
@@ -77,6 +83,6 @@ class Peaks:
         return [part[np.isfinite(part[:, 0])] for part in np.split(found, picked.ends[:-1])]
 
     def _grow(self, n_picked: int) -> cl.Buffer:
-        buffer = self._device.allocate(2 * n_picked * 16)
+        buffer = self._device.allocate(2 * n_picked * len(COLUMNS) * 4)
         self._room = 2 * n_picked  # only now: an allocation that fails must not count as room
         return buffer

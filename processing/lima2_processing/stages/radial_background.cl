@@ -1,14 +1,9 @@
-// Sigma-clipped mean and standard deviation of each radial bin.
+// Sigma-clipped mean and standard deviation of each radial bin, from its values, put together once.
+// Built behind pixels.cl and clip.cl.
 
 #define LANES 8       // more, and the PoCL of the wheel miscompiles comparisons
 #define BLOCK 256     // vectors that are summed before they join the total, so that float32 keeps its digits
 #define FAR 4.0f      // a centre so many variances away from the mean gives no good variance
-
-// The cut for n values that leaves half a value to chance (Chauvenet's criterion, as pyFAI has it).
-float chauvenet(const float n)
-{
-    return sqrt(2.0f * log(max(n, 3.0f) * 0.3989422804f));  // 1 / sqrt(2 pi)
-}
 
 float lanes_sum(const float8 a)
 {
@@ -55,40 +50,82 @@ uint moments(global const float *values, const uint n_vectors, const float low, 
     return count;
 }
 
-// image:     values of all frames, n_pixels each; not finite: not used
+// Puts the values of each bin next to each other, reading the image from its first pixel to its last.
+//
+// image:     of all frames, n_pixels each; values that are not finite are not used
+// places:    where each pixel's value goes; `room` for pixels of no bin
+// sorted:    the result, `room` + 1 values a frame
+// ceiling:   see pixels.cl
+// chunk:     pixels of one work-item
+kernel void sort_values(global const PIXEL *restrict image, global const uint *restrict places,
+                        global float *restrict sorted, const float ceiling, const uint n_pixels, const uint room,
+                        const uint chunk)
+{
+    const size_t frame = get_global_id(1);
+    global const PIXEL *pixels = image + frame * n_pixels;
+    global float *values = sorted + frame * (room + 1);
+    const uint first = get_global_id(0) * chunk;
+    const uint last = min(first + chunk, n_pixels);
+    for (uint i = first; i < last; i++) {
+        const float value = pixel_value(pixels[i], ceiling);
+        values[places[i]] = isfinite(value) ? value : NAN;
+    }
+}
+
+// The same for a few bins only, reading their pixels alone.
+//
 // pixels:    positions of the pixels of all bins, bin after bin
 // ends:      where in `pixels` each bin ends
-// gathered:  room of every work-item for the values of one bin, `room` each
+// starts:    where each bin's values begin, a multiple of LANES
+// pending:   0 for a bin that is not wanted, n_bins a frame
+// per_item:  bins of one work-item
+kernel void gather_values(global const PIXEL *restrict image, global const uint *restrict pixels,
+                          global const uint *restrict ends, global const uint *restrict starts,
+                          global float *restrict sorted, global const uchar *restrict pending, const float ceiling,
+                          const uint n_pixels, const uint n_bins, const uint room, const uint per_item)
+{
+    const size_t frame = get_global_id(1);
+    const uint first_bin = get_global_id(0) * per_item;
+    const uint last_bin = min(first_bin + per_item, n_bins);
+    for (uint bin = first_bin; bin < last_bin; bin++) {
+        if (!pending[frame * n_bins + bin])
+            continue;
+        global float *values = sorted + frame * (room + 1) + starts[bin];
+        const uint begin = bin ? ends[bin - 1] : 0;
+        for (uint i = begin; i < ends[bin]; i++) {
+            const float value = pixel_value(image[frame * n_pixels + pixels[i]], ceiling);
+            values[i - begin] = isfinite(value) ? value : NAN;
+        }
+    }
+}
+
+// Clips each bin's values.
+//
+// sorted:    of all frames, see above; NaN between bins
+// starts:    where each bin's values begin, a multiple of LANES
+// sizes:     how many pixels each bin has
 // mean, deviation:  the result, n_bins a frame; NaN for a bin without values
+// pending:   0 for a bin whose result is there already, n_bins a frame
 // cutoff:    values further from the mean than so many deviations are clipped, at least Chauvenet's cut; 0: only that
 // cycles:    times to clip at most
 // poisson:   not 0: the deviation comes from the values' counting statistics, not from their spread
 // per_item:  bins of one work-item
-kernel void radial_background(global const float *restrict image, global const uint *restrict pixels,
-                              global const uint *restrict ends, global float *restrict gathered,
-                              global float *restrict mean, global float *restrict deviation, const float cutoff,
-                              const int cycles, const int poisson, const uint n_pixels, const uint n_bins,
-                              const uint room, const uint per_item)
+kernel void clip_values(global const float *restrict sorted, global const uint *restrict starts,
+                        global const uint *restrict sizes, global float *restrict mean,
+                        global float *restrict deviation, global const uchar *restrict pending, const float cutoff,
+                        const int cycles, const int poisson, const uint n_bins, const uint room, const uint per_item)
 {
     const size_t frame = get_global_id(1);
-    global const float *frame_values = image + frame * n_pixels;
-    global float *values = gathered + (frame * get_global_size(0) + get_global_id(0)) * room;
     const uint first_bin = get_global_id(0) * per_item;
     const uint last_bin = min(first_bin + per_item, n_bins);
     for (uint bin = first_bin; bin < last_bin; bin++) {
-        const uint begin = bin ? ends[bin - 1] : 0u;
-        const uint n = ends[bin] - begin;
-        uint kept = 0;
-        for (uint i = 0; i < n; i++) {
-            const float value = frame_values[pixels[begin + i]];
-            values[kept] = value;
-            kept += isfinite(value);
-        }
-        const uint n_vectors = (kept + LANES - 1) / LANES;
-        for (uint i = kept; i < n_vectors * LANES; i++)
-            values[i] = NAN;
-
-        float low = -INFINITY, high = INFINITY, centre = kept ? values[kept / 2] : 0.0f;
+        if (!pending[frame * n_bins + bin])
+            continue;
+        global const float *values = sorted + frame * (room + 1) + starts[bin];
+        const uint n_vectors = (sizes[bin] + LANES - 1) / LANES;
+        float low = -INFINITY, high = INFINITY, centre = sizes[bin] ? values[sizes[bin] / 2] : 0.0f;
+        if (isnan(centre))
+            centre = 0.0f;
         float average = NAN, sigma = NAN;
         uint before = 0;
         for (int cycle = 0; cycle <= cycles; cycle++) {

@@ -10,9 +10,14 @@ import pyopencl as cl
 
 from ..device import Device
 from ..geometry import RadialBins
+from .pixels import SOURCE, Pixels
 
-_ITEMS = 64  # work-items of one frame: enough to keep the cores busy; each has room for the largest bin's values
+_LEVELS = 128  # columns of the table of values: backgrounds up to about 50 counts never need the values themselves
+_PARTS = 8  # tables of one frame at most: each is counted by one work-item
+_ITEMS = 64  # work-items of one frame: enough to keep the cores busy
+_CHUNK = 65536  # pixels of one work-item
 _LANES = 8  # as in the kernel
+_CLIP = Path(__file__).with_name("clip.cl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,49 +36,112 @@ class RadialBackground:
     """Clips the values of each bin around their mean, again and again, until none is clipped any more.
 
     The cut in each cycle is the larger of ``cutoff`` and Chauvenet's for the number of values left, as in pyFAI's
-    ``sigma_clip``.
+    ``sigma_clip``. Images of unsigned integers are clipped on a table of how often each value occurs in each bin. Any
+    others, and bins with so many high values that their table says too little, are clipped on the values themselves.
 
     :param device: where it runs.
     :param bins: which pixels belong to which bin.
+    :param pixels: of the images.
     :param cutoff: deviations; 0: Chauvenet's criterion alone.
     :param cycles: times to clip at most.
     :param poisson: True: the variance of a value is itself, at least 1, as in pyFAI; else it comes from their spread.
     :param batch: frames of one call at most.
     """
 
-    def __init__(self, device: Device, bins: RadialBins, cutoff: float, cycles: int, poisson: bool, batch: int) -> None:
-        self._n_bins = len(bins.radius)
-        self._n_pixels = bins.position.size
-        self._pixels = device.upload(bins.pixels)
-        self._ends = device.upload(bins.ends)
-        self._per_item = -(-self._n_bins // _ITEMS)
-        self._n_items = -(-self._n_bins // self._per_item)
-        largest = int(np.diff(bins.ends.astype(np.int64), prepend=0).max())
-        self._room = -(-largest // _LANES) * _LANES
-        self._gathered = device.allocate(batch * self._n_items * self._room * 4)
-        self._background = Background(
-            device.allocate(batch * self._n_bins * 4), device.allocate(batch * self._n_bins * 4)
-        )
-        self._options = (np.float32(cutoff), np.int32(cycles), np.int32(poisson))
-        self._kernel = cl.Kernel(device.build(Path(__file__).with_suffix(".cl")), "radial_background")
+    def __init__(
+        self,
+        device: Device,
+        bins: RadialBins,
+        pixels: Pixels,
+        cutoff: float,
+        cycles: int,
+        poisson: bool,
+        batch: int,
+    ) -> None:
+        size = batch * len(bins.radius)
+        self._background = Background(device.allocate(size * 4), device.allocate(size * 4))
+        self._pending = device.upload(np.ones(size, np.uint8), writable=True)
+        options = (np.float32(cutoff), np.int32(cycles), np.int32(poisson))
+        self._table = _ValueTable(device, bins, pixels, options, batch) if pixels.unsigned else None
+        self._by_value = _Values(device, bins, pixels, options, batch)
 
     def enqueue(self, queue: cl.CommandQueue, images: cl.Buffer, n_frames: int) -> Background:
-        """Enqueue the background of ``n_frames`` float32 images; the result is valid until the next call."""
-        size = (self._n_items, n_frames)
-        self._kernel(
-            queue,
-            size,
-            (1, 1),
-            images,
-            self._pixels,
-            self._ends,
-            self._gathered,
-            self._background.mean,
-            self._background.deviation,
-            *self._options,
-            np.uint32(self._n_pixels),
-            np.uint32(self._n_bins),
-            np.uint32(self._room),
-            np.uint32(self._per_item),
-        )
+        """Enqueue the background of ``n_frames`` images; the result is valid until the next call."""
+        if self._table is not None:
+            self._table.enqueue(queue, images, self._background, self._pending, n_frames)
+        self._by_value.enqueue(queue, images, self._background, self._pending, n_frames)
         return self._background
+
+
+_Options = tuple[np.float32, np.int32, np.int32]
+
+
+class _ValueTable:
+    """Clips bins by how often each value occurs in them."""
+
+    def __init__(self, device: Device, bins: RadialBins, pixels: Pixels, options: _Options, batch: int) -> None:
+        self._n_bins, self._n_pixels = len(bins.radius), bins.number.size
+        self._options = options
+        self._ceiling = np.uint32(pixels.ceiling)
+        self._number = device.upload(bins.number)
+        self._n_parts = min(_PARTS, device.compute_units)
+        self._chunk = -(-self._n_pixels // self._n_parts)
+        rows = batch * self._n_parts * (self._n_bins + 1)
+        self._counts = device.allocate(rows * _LEVELS * 4)
+        self._excess = device.allocate(rows * 8)
+        source = Path(__file__).with_name("value_table.cl")
+        program = device.build(source, {**pixels.constants, "LEVELS": _LEVELS}, (_CLIP,))
+        self._count, self._clip = (cl.Kernel(program, name) for name in ("count_values", "clip_table"))
+
+    def enqueue(
+        self, queue: cl.CommandQueue, images: cl.Buffer, result: Background, pending: cl.Buffer, n_frames: int
+    ) -> None:
+        sizes = (np.uint32(self._n_pixels), np.uint32(self._n_bins), np.uint32(self._chunk))
+        buffers = (images, self._number, self._counts, self._excess)
+        self._count(queue, (self._n_parts, n_frames), (1, 1), *buffers, self._ceiling, *sizes)
+        per_item = -(-self._n_bins // _ITEMS)
+        sizes = (np.uint32(self._n_parts), np.uint32(self._n_bins), np.uint32(per_item))
+        buffers = (self._counts, self._excess, result.mean, result.deviation, pending)
+        self._clip(queue, (-(-self._n_bins // per_item), n_frames), (1, 1), *buffers, *self._options, *sizes)
+
+
+class _Values:
+    """Clips bins by their values, put next to each other first: of all bins, or of those that are pending only."""
+
+    def __init__(self, device: Device, bins: RadialBins, pixels: Pixels, options: _Options, batch: int) -> None:
+        self._n_bins, self._n_pixels = len(bins.radius), bins.number.size
+        self._options = options
+        self._ceiling = np.float32(pixels.ceiling)
+        sizes = np.diff(bins.ends.astype(np.int64), prepend=0)
+        room = np.cumsum(-(-sizes // _LANES) * _LANES)  # each bin begins at a vector
+        starts = np.concatenate([[0], room[:-1]])
+        self._room = int(room[-1])
+        self._starts, self._sizes = device.upload(starts.astype(np.uint32)), device.upload(sizes.astype(np.uint32))
+        self._values = device.upload(np.full(batch * (self._room + 1), np.nan, np.float32), writable=True)
+        program = device.build(Path(__file__).with_suffix(".cl"), pixels.constants, (SOURCE, _CLIP))
+        self._clip = cl.Kernel(program, "clip_values")
+        self._few = pixels.unsigned  # the others are in the table
+        self._move = cl.Kernel(program, "gather_values" if self._few else "sort_values")
+        if self._few:
+            self._places = (device.upload(bins.pixels), device.upload(bins.ends))
+        else:
+            places = np.full(self._n_pixels, self._room, np.uint32)
+            places[bins.pixels] = np.arange(len(bins.pixels)) + np.repeat(starts + sizes - bins.ends, sizes)
+            self._places = (device.upload(places),)
+
+    def enqueue(
+        self, queue: cl.CommandQueue, images: cl.Buffer, result: Background, pending: cl.Buffer, n_frames: int
+    ) -> None:
+        n_pixels, n_bins, room = map(np.uint32, (self._n_pixels, self._n_bins, self._room))
+        per_item = -(-self._n_bins // _ITEMS)
+        items = (-(-self._n_bins // per_item), n_frames)
+        if self._few:
+            buffers = (images, *self._places, self._starts, self._values, pending)
+            sizes = (n_pixels, n_bins, room, np.uint32(per_item))
+            self._move(queue, items, (1, 1), *buffers, self._ceiling, *sizes)
+        else:
+            size = (-(-self._n_pixels // _CHUNK), n_frames)
+            sizes = (n_pixels, room, np.uint32(_CHUNK))
+            self._move(queue, size, (1, 1), images, *self._places, self._values, self._ceiling, *sizes)
+        buffers = (self._values, self._starts, self._sizes, result.mean, result.deviation, pending)
+        self._clip(queue, items, (1, 1), *buffers, *self._options, n_bins, room, np.uint32(per_item))

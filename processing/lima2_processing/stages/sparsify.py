@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..device import Device
 from ..geometry import RadialBins
+from .pixels import SOURCE, Pixels
 from .radial_background import Background
 
 CHUNK = 8192  # pixels of one work-item
@@ -38,25 +40,30 @@ class Sparsify:
 
     :param device: where it runs.
     :param bins: which pixels belong to which bin.
+    :param pixels: of the images.
     :param cutoff: see above.
     :param noise: of the detector, in the unit of the values.
     :param batch: frames of one call at most.
     """
 
-    def __init__(self, device: Device, bins: RadialBins, cutoff: float, noise: float, batch: int) -> None:
+    def __init__(
+        self, device: Device, bins: RadialBins, pixels: Pixels, cutoff: float, noise: float, batch: int
+    ) -> None:
         self._device = device
         self._n_pixels = bins.position.size
         self._n_bins = len(bins.radius)
         self._n_chunks = -(-self._n_pixels // CHUNK)
         self._position = device.upload(bins.position)
-        self._limit = device.allocate(batch * self._n_bins * 4)
+        self._number = device.upload(bins.number)
+        self._limit = device.allocate(batch * (self._n_bins + 1) * 4)
         self._found = device.allocate(batch * self._n_pixels * 4)
         self._counts = device.allocate(batch * self._n_chunks * 4)
         self._offsets = device.allocate(batch * self._n_chunks * 4)
         self._room = 0
         self._index, self._intensity = self._grow(4096)
         self._cuts = (np.float32(cutoff), np.float32(noise))
-        program = build_with_background(device, Path(__file__).with_suffix(".cl"))
+        self._ceiling = np.float32(pixels.ceiling)
+        program = build_with_background(device, Path(__file__).with_suffix(".cl"), pixels)
         self._limits, self._find, self._pack = (cl.Kernel(program, name) for name in ("limits", "find", "pack"))
 
     @property
@@ -65,13 +72,13 @@ class Sparsify:
         return self._position
 
     def run(self, queue: cl.CommandQueue, images: cl.Buffer, background: Background, n_frames: int) -> Picked:
-        """Pick pixels of ``n_frames`` float32 images. Waits for their number, so that the result has just the room."""
+        """Pick pixels of ``n_frames`` images. Waits for their number, so that the result has just the room."""
         n, bins, chunk = np.uint32(self._n_pixels), np.uint32(self._n_bins), np.uint32(CHUNK)
         levels = (background.mean, background.deviation, self._limit)
-        self._limits(queue, (self._n_bins, n_frames), None, *levels, *self._cuts, bins)
+        self._limits(queue, (self._n_bins + 1, n_frames), None, *levels, *self._cuts, bins)
         size = (self._n_chunks, n_frames)
-        places = (images, self._position, *levels, self._found, self._counts)
-        self._find(queue, size, (1, 1), *places, *self._cuts, n, bins, chunk)
+        places = (images, self._number, self._position, *levels, self._found, self._counts)
+        self._find(queue, size, (1, 1), *places, *self._cuts, self._ceiling, n, bins, chunk)
         counts = np.empty((n_frames, self._n_chunks), np.uint32)
         cl.enqueue_copy(queue, counts, self._counts)
         ends = np.cumsum(counts, dtype=np.int64)
@@ -89,6 +96,9 @@ class Sparsify:
         return buffers
 
 
-def build_with_background(device: Device, source: Path) -> cl.Program:
-    """Build a kernel file behind ``background.cl``, which it uses."""
-    return device.build(source, before=(Path(__file__).with_name("background.cl"),))
+def build_with_background(
+    device: Device, source: Path, pixels: Pixels, constants: Mapping[str, int] | None = None
+) -> cl.Program:
+    """Build a kernel file behind ``pixels.cl`` and ``background.cl``, which it uses."""
+    before = (SOURCE, Path(__file__).with_name("background.cl"))
+    return device.build(source, {**pixels.constants, **(constants or {})}, before)

@@ -21,10 +21,12 @@ class Saving:
 
     :param row: its values.
     :param scalars: of them, those that can be asked for.
+    :param veto: why it counts as vetoed; empty: it counts as saved.
     """
 
     row: EncodedRow
     scalars: dict[str, float]
+    veto: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +119,12 @@ class Scribe:
                 if not self._refused:
                     self._attempt(lambda: self._files.skip(item.row))
                 self._pending.append(item)
-            case Saving(row, scalars):
-                saved = not self._refused and self._attempt(lambda: self._files.write((row,)))
-                status = FrameStatus.SAVED if saved else FrameStatus.FAILED
-                self._pending.append(Fate(row.row, status, self._refused, scalars if saved else None))
+            case Saving(row, scalars, veto):
+                if self._refused or not self._attempt(lambda: self._files.write((row,))):
+                    self._pending.append(Fate(row.row, FrameStatus.FAILED, self._refused))
+                else:
+                    status = FrameStatus.VETOED if veto else FrameStatus.SAVED
+                    self._pending.append(Fate(row.row, status, veto, scalars))
 
     def _commit(self) -> None:
         """Flush, and only then settle the rows."""
@@ -138,7 +142,7 @@ class Scribe:
         except Exception as error:  # also a bug must not end the thread: others wait for it
             self.refuse(self._fail(error))
             self._pending = [
-                Fate(fate.row, FrameStatus.FAILED, self._refused) if fate.status is FrameStatus.SAVED else fate
+                Fate(fate.row, FrameStatus.FAILED, self._refused) if fate.scalars is not None else fate
                 for fate in self._pending
             ]
             return False

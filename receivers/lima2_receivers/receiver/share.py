@@ -34,6 +34,8 @@ from .scribe import Missing, Saving, Scribe
 
 log = logging.getLogger(__name__)
 
+VETOED = "vetoed by the pipeline"
+
 
 class Share:
     """One acquisition on this receiver.
@@ -292,9 +294,6 @@ class Share:
                 if self._outputs[name].kind is OutputKind.SCALAR
             }
             self._book.count_processed(bool(scalars.get("is_hit", 0)))
-            if result.vetoed:
-                self._settle_later(frame, FrameStatus.VETOED, "not a hit")
-                return
             values = self._files.encode({RAW_STREAM: frame.data, **result.values})
         except ReceiverError as error:
             self._settle_later(frame, FrameStatus.FAILED, str(error))
@@ -304,4 +303,4 @@ class Share:
             return
         finally:
             self._ring.give(slot)
-        self._scribe.hand(Saving(EncodedRow(row, values), scalars))
+        self._scribe.hand(Saving(EncodedRow(row, values), scalars, VETOED if result.vetoed else ""))

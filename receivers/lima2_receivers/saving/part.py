@@ -110,6 +110,8 @@ class PartFiles:
         encoded: dict[str, Value] = {}
         for name, output in self._outputs.items():
             value = values.get(name)
+            if value is None and output.optional:
+                continue
             if value is None:
                 raise SavingError(f"output {name}: got nothing, expected {output.dtype} {output.shape}")
             if isinstance(value, SparseFrame) or output.kind is OutputKind.SPARSE:
@@ -233,7 +235,9 @@ class _StreamFile:
         small: dict[str, Value] = {}
         with self._writing("writing"):
             for output in self._outputs:
-                value = row.values[output.name]
+                value = row.values.get(output.name)
+                if value is None:
+                    continue  # the row reads as fill
                 if isinstance(value, SparseFrame):
                     if self._sparse is not None:
                         self._sparse.put(row.row, value)

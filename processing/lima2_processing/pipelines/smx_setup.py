@@ -1,0 +1,171 @@
+"""What the smx pipeline makes at prepare: checks, geometry, and the stages that turn raw frames into images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..device import Device
+from ..errors import ParameterError
+from ..frame import FrameSpec, PixelKind
+from ..geometry import (
+    RadialBins,
+    assembly,
+    double_pixels,
+    image_shape,
+    radial_bins,
+    radius_from_poni,
+    radius_map,
+)
+from ..pipeline import Calibration, Stage
+from ..stages.assemble import Assemble
+from ..stages.convert import Convert
+from ..stages.gain_pedestal import GainPedestal
+from ..stages.mask import Mask
+from ..stages.pixels import FLOAT, Pixels, pixels_of
+from .smx_params import GainUnit, SmxParams
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """How images come about.
+
+    :param stages: what raw frames go through; none: they are images already.
+    :param pixels: of the images.
+    :param bad: pixels that have no value (rows, cols).
+    """
+
+    stages: tuple[Stage, ...]
+    pixels: Pixels
+    bad: NDArray[np.bool_]
+
+
+def check(params: SmxParams, spec: FrameSpec) -> None:
+    """Check what depends on several parameters, or on the frames.
+
+    :raises ParameterError: they do not fit together.
+    """
+    if bool(params.pedestal) != bool(params.gain):
+        raise ParameterError("pipeline.params.gain", params.gain, "gains and pedestals, or neither")
+    for name in params.__struct_fields__:
+        value = getattr(params, name)
+        numbers = value if name == "beam_center" and value else (value,)
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ParameterError(f"pipeline.params.{name}", value, "a finite number")
+    for name in ("pedestal", "gain"):
+        if len(getattr(params, name)) not in (0, 1, 3):
+            raise ParameterError(f"pipeline.params.{name}", f"{len(getattr(params, name))} files", "1 or 3")
+    if params.cutoff_peak < params.cutoff_pick:
+        expected = f"at least cutoff_pick, {params.cutoff_pick:g}"
+        raise ParameterError("pipeline.params.cutoff_peak", params.cutoff_peak, expected)
+    if params.patch_size % 2 == 0:
+        raise ParameterError("pipeline.params.patch_size", params.patch_size, "an odd number")
+    if params.connected > params.patch_size**2:
+        expected = f"at most the patch's {params.patch_size**2} pixels"
+        raise ParameterError("pipeline.params.connected", params.connected, expected)
+    needed = spec.pixels is PixelKind.GAIN_ADC
+    if needed != bool(params.pedestal):
+        raise ParameterError(
+            "pipeline.params.pedestal",
+            params.pedestal or "none",
+            "pedestals and gains: the detector sends ADC values and gain stages"
+            if needed
+            else "none: the detector sends values, not ADC values and gain stages",
+        )
+
+
+def make_images(
+    params: SmxParams, spec: FrameSpec, device: Device, files: Mapping[str, Calibration], batch: int
+) -> Images:
+    """Make the stages that turn what the detector sent into images, and note bad pixels.
+
+    :raises ParameterError: calibration or mask do not fit the frames.
+    """
+    shape = image_shape(spec)
+    stages: list[Stage] = []
+    bad = np.zeros(int(np.prod(spec.shape)), np.bool_)
+    pixels = FLOAT
+    if params.pedestal:
+        gain = _stack("gain", files) * _gain_scale(params)
+        correction = GainPedestal(device, spec, _stack("pedestal", files), gain, batch)
+        stages.append(correction)
+        bad = correction.bad
+    elif _as_they_came(params, spec):
+        pixels = pixels_of(spec.dtype, params.saturation)
+    else:
+        stages.append(Convert(device, spec, pixels_of(spec.dtype, params.saturation), params.dummy, batch))
+    if spec.layout is None:
+        bad = bad.reshape(shape)
+    else:
+        plan = assembly(spec, spec.layout)
+        bad = np.where(plan.source < 0, True, bad[plan.source])
+        if not plan.is_identity:
+            stages.append(Assemble(device, spec, batch))
+    if params.mask is not None:
+        masked = array("mask", files)
+        if masked.size == np.prod(shape):
+            masked = masked.reshape(shape)  # files of raw values have no shape
+        stage = Mask(device, FrameSpec(shape, "<f4"), masked)
+        if pixels is FLOAT:
+            stages.append(stage)
+        bad = bad | (masked != 0)
+    return Images(tuple(stages), pixels, bad)
+
+
+def make_bins(
+    params: SmxParams, spec: FrameSpec, files: Mapping[str, Calibration], bad: NDArray[np.bool_]
+) -> tuple[RadialBins, NDArray[np.float64]]:
+    """Return the radial bins, and the radius of each pixel (rows, cols).
+
+    :raises ParameterError: the geometry can't be read or does not fit, or every pixel is masked.
+    """
+    shape = image_shape(spec)
+    if params.poni is not None:
+        text = files["poni"]
+        if not isinstance(text, str):
+            raise ParameterError("pipeline.params.poni", params.poni.path, "a .poni file")
+        radius = radius_from_poni(text, shape, params.unit)
+    else:
+        middle = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
+        center = params.beam_center or middle
+        radius = radius_map(shape, spec.pixel_size, center, params.unit, params.distance, params.photon_energy)
+    excluded = bad.copy()
+    if spec.layout is not None:
+        excluded |= double_pixels(spec, spec.layout)
+    return radial_bins(radius, excluded, params.n_bins), radius
+
+
+def array(name: str, files: Mapping[str, Calibration]) -> NDArray[np.generic]:
+    """Return the array that a parameter's file held.
+
+    :raises ParameterError: it held text.
+    """
+    data = files[name]
+    if isinstance(data, str):
+        raise ParameterError(f"pipeline.params.{name}", "a text file", "an array")
+    return data
+
+
+def _as_they_came(params: SmxParams, spec: FrameSpec) -> bool:
+    """Tell whether raw frames are images that all kernels can take."""
+    kind = np.dtype(spec.dtype)
+    plain = (kind.kind == "u" and kind.itemsize <= 4) or (kind.str == "<f4" and not params.saturation)
+    return plain and spec.layout is None and params.dummy is None
+
+
+def _gain_scale(params: SmxParams) -> float:
+    if params.gain_unit is GainUnit.ADU_PER_PHOTON:
+        return 1.0
+    if not params.photon_energy:
+        raise ParameterError("pipeline.params.photon_energy", 0, "more than 0 eV where gains are in ADU/keV")
+    return params.photon_energy * 1e-3
+
+
+def _stack(name: str, files: Mapping[str, Calibration]) -> NDArray[np.floating]:
+    """Return the three stages' maps, from one file or three."""
+    parts = [np.ravel(array(key, files)) for key in sorted(files) if key.startswith(f"{name}.")]
+    return np.concatenate(parts).astype(np.float64)
