@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
+from .exports import cxi, merge_sparse
 from .operations import state, stop
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ app = typer.Typer(
 )
 app.command()(state)
 app.command()(stop)
+app.command("merge-sparse")(merge_sparse)
+app.command()(cxi)
 
 
 def _add_commands() -> None:

@@ -30,6 +30,7 @@ from lima2_processing.frame import LocalIdx, SparseFrame
 from ..errors import SavingError
 from .h5 import saving_errors
 from .ledger_file import GROUP, LedgerSummary
+from .master import MEASUREMENT
 from .part import SPARSE_GROUP
 
 _lock = threading.Lock()
@@ -54,7 +55,7 @@ def read_rows(master: Path, dataset: str, first: int = 0, last: int | None = Non
     :raises SavingError: the file can't be read, or has no such dataset.
     """
     with open_file(master) as file:
-        return np.asarray(_dataset(file, dataset)[first:last])
+        return np.asarray(find_dataset(file, dataset)[first:last])
 
 
 def read_frame(master: Path, dataset: str, frame: int) -> NDArray[np.generic]:
@@ -72,13 +73,13 @@ def read_frame(master: Path, dataset: str, frame: int) -> NDArray[np.generic]:
 def read_statuses(ledger: Path) -> NDArray[np.uint8]:
     """Return what became of each frame so far (frames,): the numbers of ``FrameStatus``."""
     with open_file(ledger) as file:
-        return np.asarray(_dataset(file, f"{GROUP}/frame_status")[()])
+        return np.asarray(find_dataset(file, f"{GROUP}/frame_status")[()])
 
 
 def read_summary(ledger: Path) -> LedgerSummary | None:
     """Return the sum of an acquisition; None: it is not closed, or its conductor was killed."""
     with open_file(ledger) as file:
-        texts = _dataset(file, f"{GROUP}/summary")[()]
+        texts = find_dataset(file, f"{GROUP}/summary")[()]
     return msgspec.json.decode(texts[0], type=LedgerSummary) if len(texts) else None
 
 
@@ -90,18 +91,49 @@ def read_sparse(part: Path, row: LocalIdx) -> SparseFrame:
     with open_file(part) as file:
         data = f"/entry_0000/{SPARSE_GROUP}"
         # The pointers first: the writer has flushed the pixels before them.
-        ends = _dataset(file, f"{data}/frame_ptr")[row : row + 2]
+        ends = find_dataset(file, f"{data}/frame_ptr")[row : row + 2]
         if row < 0 or len(ends) < 2:
             raise SavingError(f"reading {part}: row {row} is not there")
         pixels = slice(int(ends[0]), int(ends[1]))
-        index, intensity = _dataset(file, f"{data}/index"), _dataset(file, f"{data}/intensity")
+        index, intensity = find_dataset(file, f"{data}/index"), find_dataset(file, f"{data}/intensity")
         for column in (index, intensity):
             column.refresh()
         return SparseFrame(index[pixels], intensity[pixels])
 
 
-def _dataset(file: h5py.File, path: str) -> h5py.Dataset:
-    found = file.get(path)
+def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
+    """Return the sparse frame of an acquisition, whichever receiver has it; one that was lost has no pixels.
+
+    :raises SavingError: the files can't be read, or the frame is not there yet.
+    """
+    with open_file(master) as file:
+        columns = [find_dataset(file, f"{MEASUREMENT}/{name}") for name in ("receiver", "row")]
+        if not 0 <= frame < len(columns[0]):
+            raise SavingError(f"reading {master}: frame {frame} is not there, {len(columns[0])} are")
+        receiver, row = (int(column[frame]) for column in columns)
+        link = find_group(file, MEASUREMENT).get(f"sparse_{receiver}", getlink=True)
+        if not isinstance(link, h5py.ExternalLink):
+            raise SavingError(f"reading {master}: there are no sparse frames")
+    return read_sparse(master.parent / link.filename, LocalIdx(row))
+
+
+def find_dataset(place: h5py.Group, path: str) -> h5py.Dataset:
+    """Return a dataset below a group or file.
+
+    :raises SavingError: there is none.
+    """
+    found = place.get(path)
     if not isinstance(found, h5py.Dataset):
-        raise SavingError(f"reading {file.filename}: there is no dataset {path}")
+        raise SavingError(f"reading {place.file.filename}: there is no dataset {path}")
+    return found
+
+
+def find_group(place: h5py.Group, path: str) -> h5py.Group:
+    """Return a group below a group or file.
+
+    :raises SavingError: there is none.
+    """
+    found = place.get(path)
+    if not isinstance(found, h5py.Group):
+        raise SavingError(f"reading {place.file.filename}: there is no group {path}")
     return found

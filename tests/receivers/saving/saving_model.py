@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from lima2_processing.frame import Constant, Output, OutputKind, SparseFrame
+from lima2_receivers.acquisition import Outcome
+from lima2_receivers.ledger import Counts
 from lima2_receivers.plan import Compression, FileExistsPolicy, SavingParams, StreamSaving
+from lima2_receivers.saving.ledger_file import LedgerFile, LedgerSummary
 from lima2_receivers.saving.part import EncodedRow, PartFiles
+from lima2_receivers.topology import RoundRobin
 
 SHAPE = (24, 20)
 RAW = Output("raw", OutputKind.IMAGE, "<u2", (2, 8, 16), "raw", label="raw frame")
@@ -18,7 +22,7 @@ AVG = Output("background_avg", OutputKind.PROFILE, "<f4", (10,), "sparse", "phot
 STD = Output("background_std", OutputKind.PROFILE, "<f4", (10,), "sparse", "photons", "its deviation")
 COUNT = Output("n_peaks", OutputKind.SCALAR, "<i4", (), "results", label="peaks", hinted=True)
 HIT = Output("is_hit", OutputKind.SCALAR, "|u1", (), "results")
-PEAKS = Output("peaks", OutputKind.TABLE, "<f4", (6, 3), "results")
+PEAKS = Output("peaks", OutputKind.TABLE, "<f4", (6, 5), "results")
 OUTPUTS = (RAW, DENSE, SPARSE, AVG, STD, COUNT, HIT, PEAKS)
 
 _ROW, _COL = np.indices(SHAPE)
@@ -42,7 +46,7 @@ def values(frame: int) -> dict[str, np.ndarray | SparseFrame]:
         "background_std": np.full(10, 0.5, "<f4"),
         "n_peaks": np.array(frame, "<i4"),
         "is_hit": np.array(frame % 2, "|u1"),
-        "peaks": np.full((6, 3), frame, "<f4"),
+        "peaks": np.arange(30, dtype="<f4").reshape(6, 5) + 100 * frame,
     }
 
 
@@ -73,3 +77,20 @@ def part_files(folder: Path, rank: int = 0, params: SavingParams | None = None) 
 def encoded(files: PartFiles, row: int, frame: int) -> EncodedRow:
     """Return a frame's values, encoded for a row."""
     return EncodedRow(row, files.encode(values(frame)))
+
+
+def write_run(folder: Path, n_receivers: int, n_frames: int) -> None:
+    """Write closed part files and ledger of a run."""
+    topology = RoundRobin(n_receivers)
+    for rank in range(n_receivers):
+        files = part_files(folder, rank)
+        rows = topology.rows(rank, n_frames)
+        for row in range(rows):
+            frame = topology.frame_at(rank, row)
+            if not is_lost(frame):
+                files.write((encoded(files, row, frame),))
+        files.close(rows)
+    ledger = LedgerFile(folder / "run_ledger.h5", topology)
+    statuses = np.array([3 if is_lost(frame) else 1 for frame in range(n_frames)], "u1")
+    ledger.append(statuses, np.arange(n_frames) + 0.5)
+    ledger.close(LedgerSummary("0" * 32, n_frames, "triggers", Counts(), {}, Outcome.COMPLETE, ""))

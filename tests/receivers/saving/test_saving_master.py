@@ -10,37 +10,17 @@ import pytest
 from silx.io.nxdata import get_default
 
 from lima2_processing.frame import Output, OutputKind, SparseFrame
-from lima2_receivers.acquisition import Outcome
 from lima2_receivers.errors import SavingError
-from lima2_receivers.ledger import Counts
-from lima2_receivers.saving.ledger_file import COLUMNS, LedgerFile, LedgerSummary
+from lima2_receivers.saving.ledger_file import COLUMNS
 from lima2_receivers.saving.read import open_file, read_frame, read_rows, read_sparse, read_statuses
-from lima2_receivers.topology import RoundRobin
 
 MEASUREMENT = "/entry_0000/measurement"
-
-
-def write_run(model, folder, n_receivers: int, n_frames: int) -> None:
-    """Write closed part files and ledger of a run."""
-    topology = RoundRobin(n_receivers)
-    for rank in range(n_receivers):
-        files = model.part_files(folder, rank)
-        rows = topology.rows(rank, n_frames)
-        for row in range(rows):
-            frame = topology.frame_at(rank, row)
-            if not model.is_lost(frame):
-                files.write((model.encoded(files, row, frame),))
-        files.close(rows)
-    ledger = LedgerFile(folder / "run_ledger.h5", topology)
-    statuses = np.array([3 if model.is_lost(frame) else 1 for frame in range(n_frames)], "u1")
-    ledger.append(statuses, np.arange(n_frames) + 0.5)
-    ledger.close(LedgerSummary("0" * 32, n_frames, "triggers", Counts(), {}, Outcome.COMPLETE, ""))
 
 
 @pytest.mark.parametrize(("n_receivers", "n_frames"), [(1, 6), (2, 9), (3, 7), (3, 2)])
 def test_the_master_shows_all_receivers_frames_in_order(tmp_path, model, make_master, n_receivers, n_frames):
     master, datasets = make_master(n_receivers)
-    write_run(model, tmp_path, n_receivers, n_frames)
+    model.write_run(tmp_path, n_receivers, n_frames)
     names = {dataset.name for dataset in datasets}
     assert names == {o.name for o in model.OUTPUTS if o.kind is not OutputKind.SPARSE} | set(COLUMNS)
     for dataset in datasets:
@@ -67,7 +47,7 @@ def test_data_is_dense_and_raw_is_beside_it(tmp_path, model, make_master):
         "raw": f"{MEASUREMENT}/raw",
         "dense": f"{MEASUREMENT}/data",
     }
-    write_run(model, tmp_path, 2, 3)
+    model.write_run(tmp_path, 2, 3)
     for path in ("measurement/data", "measurement/dense", "ID00/jungfrau/data", "ID00/jungfrau/plot/data"):
         assert np.array_equal(read_frame(master, f"/entry_0000/{path}", 1), model.values(1)["dense"])
 
@@ -75,7 +55,7 @@ def test_data_is_dense_and_raw_is_beside_it(tmp_path, model, make_master):
 def test_raw_is_data_where_nothing_else_is_saved(tmp_path, model, make_master):
     master, datasets = make_master(1, outputs=(model.RAW,))
     assert [d.path for d in datasets if d.name == "raw"] == [f"{MEASUREMENT}/data"]
-    write_run(model, tmp_path, 1, 2)
+    model.write_run(tmp_path, 1, 2)
     assert np.array_equal(read_frame(master, f"{MEASUREMENT}/raw", 1), model.values(1)["raw"])
 
 
@@ -83,14 +63,14 @@ def test_before_the_first_frame_everything_is_empty(tmp_path, model, make_master
     master, datasets = make_master(2)
     for dataset in datasets:
         assert len(read_rows(master, dataset.path)) == 0
-    write_run(model, tmp_path, 2, 0)
+    model.write_run(tmp_path, 2, 0)
     for dataset in datasets:
         assert len(read_rows(master, dataset.path)) == 0
 
 
 def test_the_files_can_be_moved_together(tmp_path, model, make_master):
     make_master(2)
-    write_run(model, tmp_path, 2, 4)
+    model.write_run(tmp_path, 2, 4)
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in list(tmp_path.glob("*.h5")):
@@ -100,7 +80,7 @@ def test_the_files_can_be_moved_together(tmp_path, model, make_master):
 
 def test_constants_and_sparse_frames_are_linked(tmp_path, model, make_master):
     master, _ = make_master(2)
-    write_run(model, tmp_path, 2, 5)
+    model.write_run(tmp_path, 2, 5)
     with open_file(master) as file:
         measurement = file[MEASUREMENT]
         for constant in model.CONSTANTS:
@@ -132,7 +112,7 @@ def test_parameters_are_there_as_json(tmp_path, model, make_master):
 
 def test_viewers_find_a_plot(tmp_path, model, make_master):
     master, _ = make_master(2)
-    write_run(model, tmp_path, 2, 3)
+    model.write_run(tmp_path, 2, 3)
     with open_file(master) as file:
         for group in (file, file["entry_0000"], file[MEASUREMENT], file["entry_0000/ID00/jungfrau"]):
             plot = get_default(group)
@@ -144,7 +124,7 @@ def test_viewers_find_a_plot(tmp_path, model, make_master):
 
 def test_fabio_opens_the_master(tmp_path, model, make_master):
     master, _ = make_master(2)
-    write_run(model, tmp_path, 2, 3)
+    model.write_run(tmp_path, 2, 3)
     with fabio.open(str(master)) as image:
         assert image.nframes == 3
         assert np.array_equal(image.get_frame(2).data, model.values(2)["dense"])
@@ -160,7 +140,7 @@ with fabio.open(sys.argv[1]) as image:
 
 
 def test_fabio_makes_dense_frames_of_a_sparse_part(tmp_path, model):
-    write_run(model, tmp_path, 1, 6)
+    model.write_run(tmp_path, 1, 6)
     done = subprocess.run(
         [sys.executable, "-c", FABIO, str(tmp_path / "run_sparse_0.h5")], capture_output=True, text=True, timeout=60
     )
@@ -215,7 +195,7 @@ def test_an_instrument_name_that_would_hide_something_is_refused(tmp_path, make_
 
 def test_reading_what_is_not_there_says_so(tmp_path, model, make_master):
     master, _ = make_master(1)
-    write_run(model, tmp_path, 1, 2)
+    model.write_run(tmp_path, 1, 2)
     with pytest.raises(SavingError, match="no dataset /entry_0000/nothing"):
         read_rows(master, "/entry_0000/nothing")
     for frame in (2, -1):
