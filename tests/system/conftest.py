@@ -17,6 +17,7 @@ import pytest
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.client import ConductorClient
+from lima2_receivers.errors import DetectorError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
 from lima2_receivers.published import AcquisitionState
 
@@ -111,7 +112,19 @@ class Site:
         while not (client.state and all(receiver.alive for receiver in client.state.receivers)):
             assert time.monotonic() < deadline, "receivers did not appear"
             await asyncio.sleep(0.02)
-        await client.describe()
+        await self.wait_for_detector(client)
+
+    async def wait_for_detector(self, client: ConductorClient) -> None:
+        """Wait until the detector has made its frames."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                await client.describe()
+            except DetectorError:
+                assert time.monotonic() < deadline, "the detector did not become ready"
+                await asyncio.sleep(0.02)
+            else:
+                return
 
     def plan(
         self,

@@ -111,7 +111,7 @@ async def test_a_receiver_that_is_down_is_named_within_its_deadline(make_site, h
     site.start("detector", "conductor", "receiver_0")
     client = site.client()
     await client.connect()
-    await client.describe()
+    await site.wait_for_detector(client)
     try:
         began = time.monotonic()
         with pytest.raises(UnreachableError, match=r"receiver 1 at ipc://.* did not answer Hello within 2 s"):

@@ -54,7 +54,7 @@ def detector(make_site, run_engine):
     site = make_site(extra="[deadlines]\ncommand = 3.0\n")
     site.start()
     deadline = time.monotonic() + 30
-    while not (site.sockets / "s").exists():
+    while not ((site.sockets / "s").exists() and "is ready" in site.log("detector")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with init_devices():

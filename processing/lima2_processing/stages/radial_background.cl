@@ -3,6 +3,7 @@
 
 #define LANES 8       // more, and the PoCL of the wheel miscompiles comparisons
 #define BLOCK 256     // vectors that are summed before they join the total, so that float32 keeps its digits
+#define MANY 8        // more than one in so many bins are many
 #define FAR 4.0f      // a centre so many variances away from the mean gives no good variance
 
 float lanes_sum(const float8 a)
@@ -50,18 +51,30 @@ uint moments(global const float *values, const uint n_vectors, const float low, 
     return count;
 }
 
+// Tells whether so many bins of a frame are still to be done that reading the whole image is best.
+int are_many(global const uchar *pending, const uint n_bins)
+{
+    uint count = 0;
+    for (uint bin = 0; bin < n_bins; bin++)
+        count += pending[bin] != 0;
+    return count > n_bins / MANY;
+}
+
 // Puts the values of each bin next to each other, reading the image from its first pixel to its last.
 //
 // image:     of all frames, n_pixels each; values that are not finite are not used
 // places:    where each pixel's value goes; `room` for pixels of no bin
 // sorted:    the result, `room` + 1 values a frame
+// pending:   0 for a bin whose result is there already, n_bins a frame; where few are left, nothing is done
 // ceiling:   see pixels.cl
 // chunk:     pixels of one work-item
 kernel void sort_values(global const PIXEL *restrict image, global const uint *restrict places,
-                        global float *restrict sorted, const float ceiling, const uint n_pixels, const uint room,
-                        const uint chunk)
+                        global float *restrict sorted, global const uchar *restrict pending, const float ceiling,
+                        const uint n_pixels, const uint n_bins, const uint room, const uint chunk)
 {
     const size_t frame = get_global_id(1);
+    if (!are_many(pending + frame * n_bins, n_bins))
+        return;
     global const PIXEL *pixels = image + frame * n_pixels;
     global float *values = sorted + frame * (room + 1);
     const uint first = get_global_id(0) * chunk;
@@ -72,12 +85,11 @@ kernel void sort_values(global const PIXEL *restrict image, global const uint *r
     }
 }
 
-// The same for a few bins only, reading their pixels alone.
+// The same where few bins are left, reading their pixels alone.
 //
 // pixels:    positions of the pixels of all bins, bin after bin
 // ends:      where in `pixels` each bin ends
 // starts:    where each bin's values begin, a multiple of LANES
-// pending:   0 for a bin that is not wanted, n_bins a frame
 // per_item:  bins of one work-item
 kernel void gather_values(global const PIXEL *restrict image, global const uint *restrict pixels,
                           global const uint *restrict ends, global const uint *restrict starts,
@@ -85,6 +97,8 @@ kernel void gather_values(global const PIXEL *restrict image, global const uint 
                           const uint n_pixels, const uint n_bins, const uint room, const uint per_item)
 {
     const size_t frame = get_global_id(1);
+    if (are_many(pending + frame * n_bins, n_bins))
+        return;
     const uint first_bin = get_global_id(0) * per_item;
     const uint last_bin = min(first_bin + per_item, n_bins);
     for (uint bin = first_bin; bin < last_bin; bin++) {

@@ -106,7 +106,7 @@ class _ValueTable:
 
 
 class _Values:
-    """Clips bins by their values, put next to each other first: of all bins, or of those that are pending only."""
+    """Clips the bins that are pending by their values, put next to each other first."""
 
     def __init__(self, device: Device, bins: RadialBins, pixels: Pixels, options: _Options, batch: int) -> None:
         self._n_bins, self._n_pixels = len(bins.radius), bins.number.size
@@ -119,29 +119,26 @@ class _Values:
         self._starts, self._sizes = device.upload(starts.astype(np.uint32)), device.upload(sizes.astype(np.uint32))
         self._values = device.upload(np.full(batch * (self._room + 1), np.nan, np.float32), writable=True)
         program = device.build(Path(__file__).with_suffix(".cl"), pixels.constants, (SOURCE, _CLIP))
-        self._clip = cl.Kernel(program, "clip_values")
-        self._few = pixels.unsigned  # the others are in the table
-        self._move = cl.Kernel(program, "gather_values" if self._few else "sort_values")
-        if self._few:
-            self._places = (device.upload(bins.pixels), device.upload(bins.ends))
-        else:
-            places = np.full(self._n_pixels, self._room, np.uint32)
-            places[bins.pixels] = np.arange(len(bins.pixels)) + np.repeat(starts + sizes - bins.ends, sizes)
-            self._places = (device.upload(places),)
+        names = ("sort_values", "gather_values", "clip_values")
+        self._sort, self._gather, self._clip = (cl.Kernel(program, name) for name in names)
+        places = np.full(self._n_pixels, self._room, np.uint32)
+        places[bins.pixels] = np.arange(len(bins.pixels)) + np.repeat(starts + sizes - bins.ends, sizes)
+        self._places = device.upload(places)
+        # Where there is no table, all bins are always pending, and nothing is gathered.
+        self._lists = (device.upload(bins.pixels), device.upload(bins.ends)) if pixels.unsigned else None
 
     def enqueue(
         self, queue: cl.CommandQueue, images: cl.Buffer, result: Background, pending: cl.Buffer, n_frames: int
     ) -> None:
         n_pixels, n_bins, room = map(np.uint32, (self._n_pixels, self._n_bins, self._room))
+        size = (-(-self._n_pixels // _CHUNK), n_frames)
+        sizes = (n_pixels, n_bins, room, np.uint32(_CHUNK))
+        self._sort(queue, size, (1, 1), images, self._places, self._values, pending, self._ceiling, *sizes)
         per_item = -(-self._n_bins // _ITEMS)
         items = (-(-self._n_bins // per_item), n_frames)
-        if self._few:
-            buffers = (images, *self._places, self._starts, self._values, pending)
+        if self._lists is not None:
+            buffers = (images, *self._lists, self._starts, self._values, pending)
             sizes = (n_pixels, n_bins, room, np.uint32(per_item))
-            self._move(queue, items, (1, 1), *buffers, self._ceiling, *sizes)
-        else:
-            size = (-(-self._n_pixels // _CHUNK), n_frames)
-            sizes = (n_pixels, room, np.uint32(_CHUNK))
-            self._move(queue, size, (1, 1), images, *self._places, self._values, self._ceiling, *sizes)
+            self._gather(queue, items, (1, 1), *buffers, self._ceiling, *sizes)
         buffers = (self._values, self._starts, self._sizes, result.mean, result.deviation, pending)
         self._clip(queue, items, (1, 1), *buffers, *self._options, n_bins, room, np.uint32(per_item))

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
+from .bench import bench
 from .exports import cxi, merge_sparse
 from .operations import state, stop
 
@@ -23,6 +24,7 @@ app.command()(state)
 app.command()(stop)
 app.command("merge-sparse")(merge_sparse)
 app.command()(cxi)
+app.command()(bench)
 
 
 def _add_commands() -> None:

@@ -1,0 +1,36 @@
+"""The benchmarks run and say what they measured. How fast they were is for people to judge."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIMA2 = Path(sys.executable).with_name("lima2")
+
+
+def run(*arguments, **options):
+    return subprocess.run([LIMA2, "bench", *arguments], capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_smx_prints_figures_and_draws_them(tmp_path):
+    done = run("smx", "--json", "--rounds", "1", "--png", str(tmp_path / "smx.png"))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert len(figures) == 8
+    for figure in figures:
+        assert figure.keys() == {"name", "value", "unit", "baseline", "ratio", "target", "ok", "device"}
+        assert figure["value"] > 0
+        assert figure["ratio"] > 0
+        assert isinstance(figure["ok"], bool)
+    assert (tmp_path / "smx.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_benchmark_that_is_not_there_is_named_with_those_that_are():
+    done = run("smxx")
+    assert done.returncode == 2
+    assert "got benchmark 'smxx', there is" in done.stderr
+    assert "smx" in done.stderr
