@@ -60,7 +60,7 @@ class _Enqueued:
 
 
 class Smx(Pipeline[SmxParams]):
-    """The ``smx`` pipeline; see ``SmxParams`` for what each parameter does.
+    """The ``smx`` pipeline; see ``SmxParams`` for what each parameter does. ``bins`` says how pixels fall into bins.
 
     :raises ParameterError: parameters or calibration do not fit the frames.
     """
@@ -76,7 +76,7 @@ class Smx(Pipeline[SmxParams]):
         self._queue = device.queue()
         images = make_images(params, spec, device, files, batch)
         bins, radius = make_bins(params, spec, files, images.bad)
-        self._radius = bins.radius
+        self.bins = bins
         self._radius_map = radius.astype(np.float32)
         self._unused = np.isnan(bins.position)
         pixels, poisson = images.pixels, params.error_model is ErrorModel.POISSON
@@ -136,7 +136,7 @@ class Smx(Pipeline[SmxParams]):
         """Return the radius of bins and pixels, as sparse files carry them."""
         unit = {"r_mm": "mm", "q_nm^-1": "1/nm", "2th_deg": "deg"}[self.params.unit]
         return (
-            Constant("radius", self._radius, "sparse", unit, "radius of each bin"),
+            Constant("radius", self.bins.radius, "sparse", unit, "radius of each bin"),
             Constant(
                 "mask",
                 np.where(self._unused, np.float32(np.nan), self._radius_map),
