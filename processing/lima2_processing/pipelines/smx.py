@@ -17,6 +17,7 @@ from ..frame import (
     Batch,
     Constant,
     Frame,
+    FrameIdx,
     FrameResult,
     FrameSpec,
     Output,
@@ -26,6 +27,7 @@ from ..frame import (
 )
 from ..geometry import image_shape
 from ..pipeline import Calibration, Pipeline, Stage
+from ..result_pool import ResultPool
 from ..stages.dense import Dense
 from ..stages.peaks import COLUMNS, Peaks
 from ..stages.pixels import FLOAT
@@ -83,6 +85,8 @@ class Smx(Pipeline[SmxParams]):
         sparsify = Sparsify(device, bins, pixels, params.cutoff_pick, params.noise, batch)
         scaled = (params.dense_type, params.dense_factor, params.dense_offset)
         as_they_are = pixels is FLOAT and scaled == ("float32", 1.0, 0.0)
+        ahead = 0 if params.veto is Veto.SPARSE_ONLY else 2 * batch + 1
+        self._dense_arrays = ResultPool(self._shape, self._dense_type, ahead)
         self._work: _Work | None = _Work(
             upload=device.allocate(batch * spec.nbytes),
             stages=images.stages,
@@ -101,6 +105,19 @@ class Smx(Pipeline[SmxParams]):
             ),
             dense=None if as_they_are else Dense(device, pixels, images.bad, self._dense_type, *scaled[1:], batch),
         )
+
+        self._warm_up(self._work)
+
+    def _warm_up(self, work: _Work) -> None:
+        """Process empty frames: kernels are finished, and memory is there, before the first real frame comes."""
+        data = np.zeros(self.spec.shape, self.spec.dtype)
+        self._process(work, tuple(Frame(FrameIdx(at), data, self.spec.all_modules, 0.0) for at in range(self.batch)))
+        if work.dense is not None:
+            images = work.upload
+            for stage in work.stages:
+                images = stage.enqueue(self._queue, images, self.batch)
+            work.dense.enqueue(self._queue, images, self.batch)
+        self._queue.finish()
 
     @property
     def _dense_type(self) -> str:
@@ -237,7 +254,7 @@ class Smx(Pipeline[SmxParams]):
             images = work.dense.enqueue(self._queue, images, len(vetoed))
         read: list[NDArray[np.generic] | None] = []
         for at, one in enumerate(wanted):
-            image = np.empty(self._shape, self._dense_type) if one else None
+            image = self._dense_arrays.take() if one else None
             if image is not None:
                 cl.enqueue_copy(self._queue, image, images, src_offset=at * image.nbytes, is_blocking=False)
             read.append(image)

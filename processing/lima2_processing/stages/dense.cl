@@ -1,8 +1,10 @@
 // Images as they are saved: scaled, in the type that was asked for. Built behind pixels.cl.
 //
-// RESULT is the type. FLOAT or HALF is defined where it is one; else CONVERT(value) turns a float into it, saturating.
+// RESULT is the type. FLOAT or HALF is defined where it is one, LONG where floats don't have all of its integers.
 
 #define HALF_LARGEST 65504.0f
+#define TO_NEAREST 12582912.0f  // 1.5 * 2^23: what it is added to and taken from loses its fraction
+// PoCL vectorises neither rint(), fmin() nor convert_*_sat(): plain comparisons are several times faster.
 
 // image:      of all frames, n_pixels each
 // masked:     not 0 where a pixel has no value
@@ -27,8 +29,12 @@ kernel void dense(global const PIXEL *restrict image, global const uchar *restri
         // Infinity stays what it is: the detector's own saturation.
         const float fitting = isinf(whole) ? value : fmin(fmax(value, -HALF_LARGEST), HALF_LARGEST);
         vstore_half_rte(isnan(value) ? NAN : fitting, frame + i, (global half *)result);
+#elif defined(LONG)
+        result[frame + i] = isnan(value) ? marker : clamp(convert_int_sat_rte(value), low, high);
 #else
-        result[frame + i] = isnan(value) ? marker : clamp(CONVERT(value), low, high);
+        const float fitting = value < (float)low ? (float)low : value > (float)high ? (float)high : value;
+        const int nearest = (int)(fitting + TO_NEAREST - TO_NEAREST);
+        result[frame + i] = (RESULT)(value == value ? nearest : (int)marker);
 #endif
     }
 }

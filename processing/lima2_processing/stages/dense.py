@@ -16,9 +16,9 @@ from .pixels import SOURCE, Pixels
 
 CHUNK = 16384  # pixels of one work-item
 _TYPES: dict[str, dict[str, str | int]] = {  # what the kernel needs defined
-    "<i4": {"RESULT": "int", "CONVERT": "convert_int_sat_rte"},
-    "<i2": {"RESULT": "short", "CONVERT": "convert_short_sat_rte"},
-    "<u2": {"RESULT": "ushort", "CONVERT": "convert_ushort_sat_rte"},
+    "<i4": {"RESULT": "int", "LONG": 1},
+    "<i2": {"RESULT": "short"},
+    "<u2": {"RESULT": "ushort"},
     "<f2": {"RESULT": "ushort", "HALF": 1},
     "<f4": {"RESULT": "float", "FLOAT": 1},
 }

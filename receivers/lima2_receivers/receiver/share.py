@@ -35,6 +35,7 @@ from .scribe import Missing, Saving, Scribe
 log = logging.getLogger(__name__)
 
 VETOED = "vetoed by the pipeline"
+WAITING = 8  # encoded frames that may wait for the writer: they are no longer bounded by the ring
 
 
 class Share:
@@ -83,8 +84,10 @@ class Share:
         self._closing = False
         self._asked = time.monotonic()
         self._book = Book(acquisition.name)
-        self._scribe = Scribe(files, self._book, max(ring.slots, 4), flush_period, self.fail_by)
+        self._scribe = Scribe(files, self._book, WAITING, flush_period, self.fail_by)
         self._to_pipeline: queue.SimpleQueue[tuple[Frame, Slot] | None] = queue.SimpleQueue()
+        # Results that may wait for an encoder, so that they can't pile up beside the ring.
+        self._waiting = threading.BoundedSemaphore(2 * batch + encoders)
         self._pool = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
         self._thread = threading.Thread(target=self._guard, args=(self._run_pipeline,), name="pipeline", daemon=True)
 
@@ -252,6 +255,7 @@ class Share:
                     self._fail_batch(batch, self.fail_by(error))
                     continue
             for (frame, slot), result in zip(batch, results, strict=True):
+                self._waiting.acquire()
                 self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._encode(f, s, r))
 
     def _process(self, pipeline: Pipeline[msgspec.Struct], frames: tuple[Frame, ...]) -> tuple[FrameResult, ...]:
@@ -303,4 +307,5 @@ class Share:
             return
         finally:
             self._ring.give(slot)
+            self._waiting.release()
         self._scribe.hand(Saving(EncodedRow(row, values), scalars, VETOED if result.vetoed else ""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -71,12 +72,22 @@ def _bitshuffle(data: NDArray[np.generic], codec: int) -> Chunk:
     """Compress as filter 32008 does: u64 raw size and u32 block size, big endian, then the blocks."""
     compress, bound = _library(codec)
     block = max(8, _BLOCK_BYTES // data.itemsize // 8 * 8)  # elements, a multiple of 8
-    out = np.empty(12 + bound(data.size, data.itemsize, block), np.uint8)
+    out = _room(12 + bound(data.size, data.itemsize, block))
     out[:12] = np.frombuffer(struct.pack(">QI", data.nbytes, block * data.itemsize), np.uint8)
     size = compress(data.ctypes.data, out.ctypes.data + 12, data.size, data.itemsize, block)
     if size < 0:
         raise SavingError(f"bitshuffle failed with code {size} on {data.nbytes} bytes of {data.dtype}")
-    return memoryview(out)[: 12 + size]  # type: ignore[arg-type]
+    return out[: 12 + size].tobytes()
+
+
+_rooms = threading.local()
+
+
+def _room(size: int) -> NDArray[np.uint8]:
+    """Return this thread's memory to compress into: fresh pages for every frame would cost more than copying it out."""
+    if getattr(_rooms, "room", None) is None or len(_rooms.room) < size:
+        _rooms.room = np.empty(size, np.uint8)
+    return _rooms.room
 
 
 @cache
