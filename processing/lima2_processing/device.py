@@ -110,6 +110,17 @@ def open_device(name: str = "") -> Device:
     return Device(max(fitting, key=_rank))
 
 
+def open_cpu() -> Device:
+    """Choose a CPU device, the newest version of its platform.
+
+    :raises DeviceError: there is none.
+    """
+    found = [device for device in _devices() if device.type & cl.device_type.CPU]
+    if not found:
+        raise DeviceError("no OpenCL CPU device; `pip install 'lima2-ophyd[pocl]'` gives one on any CPU")
+    return Device(max(found, key=_rank))
+
+
 def _devices() -> list[cl.Device]:
     try:
         return [device for platform in cl.get_platforms() for device in platform.get_devices()]

@@ -76,7 +76,7 @@ async def test_software_triggers_make_one_acquisition_with_rows_that_continue(ma
             assert state.announced == 3 * step
             values = await client.values(acquisition)
             assert values.frame == 3 * step - 1
-            assert set(values.values) == {"n_peaks", "is_hit", "peaks_overflow"}
+            assert set(values.values) == {"n_peaks", "is_hit", "peaks_overflow", "fallback"}
         final = await client.stop(acquisition)
         assert (final.outcome, final.announced, final.counts.saved) == ("complete", 9, 9)
         assert await client.stop(acquisition) == final

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from lima2_processing.errors import ProcessingError
+from lima2_processing.failover import Failover
 from lima2_processing.frame import AcquisitionId, Frame, FrameResult, LocalIdx, Output, OutputKind, ReceiverIdx
-from lima2_processing.pipeline import Pipeline
 
 from ..acquisition import Acquisition, Event, State
 from ..errors import ReceiverError
@@ -61,7 +61,7 @@ class Share:
         rank: ReceiverIdx,
         topology: Topology,
         source: Source[msgspec.Struct],
-        pipeline: Pipeline[msgspec.Struct] | None,
+        pipeline: Failover | None,
         outputs: Sequence[Output],
         files: PartFiles,
         ring: FrameRing,
@@ -258,7 +258,7 @@ class Share:
                 self._waiting.acquire()
                 self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._encode(f, s, r))
 
-    def _process(self, pipeline: Pipeline[msgspec.Struct], frames: tuple[Frame, ...]) -> tuple[FrameResult, ...]:
+    def _process(self, pipeline: Failover, frames: tuple[Frame, ...]) -> tuple[FrameResult, ...]:
         processed = pipeline.process(frames)
         got = [result.index for result in processed.frames]
         if got != (expected := [frame.index for frame in frames]):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lima2_processing.errors import ParameterError, ProcessingError
+from lima2_processing.failover import Failover
 from lima2_processing.frame import AcquisitionId, Constant, Output, ReceiverIdx
 from lima2_processing.pipeline import Calibration, Pipeline
 
@@ -140,15 +141,17 @@ class ShareMaker:
             "instrument": self._config.detector.instrument,
         }
 
-    def _make_pipeline(
-        self, plan: ReceiverPlan, calibration: Mapping[str, Calibration]
-    ) -> Pipeline[msgspec.Struct] | None:
+    def _make_pipeline(self, plan: ReceiverPlan, calibration: Mapping[str, Calibration]) -> Failover | None:
         if plan.plan.pipeline is None:
             return None
         params = decode_pipeline(plan.plan.pipeline)
         kind = PIPELINES.get(plan.plan.pipeline.name).load()
+
+        def make(device: Device) -> Pipeline[msgspec.Struct]:
+            return kind(params, plan.frame_spec, device, calibration, self._receiver.batch)
+
         try:
-            return kind(params, plan.frame_spec, self._open_device(), calibration, self._receiver.batch)
+            return Failover(make(self._open_device()), lambda: make(self._open_spare()))
         except ParameterError as error:
             raise PlanError(str(error)) from error
         except ProcessingError as error:
@@ -162,3 +165,10 @@ class ShareMaker:
             self._device = open_device(self._receiver.opencl.device)
             log.info("OpenCL device: %s", self._device.name)
         return self._device
+
+    def _open_spare(self) -> Device:
+        """Return a new CPU device, for an acquisition whose device failed; the next acquisition chooses again."""
+        from lima2_processing.device import open_cpu  # see above
+
+        self._device = None
+        return open_cpu()
