@@ -119,8 +119,8 @@ class Driver:
         status: DetectorStatus | None = None
         try:
             status = await self._control.stop()
-        except ReceiverError as error:
-            self.fail(run, f"the detector could not be stopped: {error}")
+        except Exception as error:  # also a bug in a plugin must not leave it stopping for ever
+            self.fail(run, f"the detector could not be stopped: {_explain(error)}")
         run.conclude(status)
         self.handle(run, Event.HALTED)
 
@@ -186,9 +186,12 @@ class Driver:
             run = self.runs.get(report.acquisition)
             if run is None:
                 continue
-            run.take(link.rank, report)
-            if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
-                await self._record(run)
+            try:
+                run.take(link.rank, report)
+                if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
+                    await self._record(run)
+            except Exception as error:  # also a bug in one acquisition must not end the watching of all
+                self._lose(link, run, f"receiver {link.rank}: {_explain(error)}")
             if report.reason:
                 self.fail(run, f"receiver {link.rank}: {report.reason}")
 
@@ -200,8 +203,8 @@ class Driver:
         try:
             if run.live and await asyncio.to_thread(run.record):
                 self.changed.set()
-        except Exception as error:  # also a bug in one acquisition must not end the watching of all
-            self.fail(run, _explain(error))
+        except ReceiverError as error:
+            self.fail(run, str(error))
 
     # --- the detector ---
 
@@ -213,11 +216,11 @@ class Driver:
                 if self.capabilities is None:
                     await self.connect_detector()
                 status = await self._control.status()
-            except ReceiverError as error:
-                self._note_fault(str(error))
+            except Exception as error:  # a bug in a plugin is a fault of its detector
+                self._note_fault(_explain(error))
                 self.capabilities = None
                 for run in active:
-                    self.fail(run, str(error))
+                    self.fail(run, self.fault)
             else:
                 self._note_fault(status.fault)
                 for run in active:
