@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from .errors import ParameterError
 from .frame import FrameSpec, ModuleLayout
 
+if TYPE_CHECKING:
+    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
+
 Unit = Literal["r_mm", "q_nm^-1", "2th_deg"]
+_PYFAI_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError)
 PLANCK_KEV_M = 1.2398419843320026e-09  # wavelength in metres times energy in keV: h c / e, CODATA 2018
 
 
@@ -79,11 +83,12 @@ def radius_map(
     return 4e-9 * np.pi / wavelength * np.sin(two_theta / 2)
 
 
-def radius_from_poni(text: str, shape: tuple[int, int], unit: Unit = "r_mm") -> NDArray[np.float64]:
-    """Return the radius of each pixel (rows, cols) as a PONI file says, by pyFAI.
+def geometry_from_poni(text: str, shape: tuple[int, int]) -> AzimuthalIntegrator:
+    """Return pyFAI's geometry as a PONI file says.
 
     :param text: of the PONI file.
-    :raises ParameterError: pyFAI can't read it.
+    :param shape: of the image; the file's detector must have it, if it names one.
+    :raises ParameterError: pyFAI can't read it, or it is of another detector.
     """
     from pyFAI import load  # slow to import, and rarely needed
 
@@ -93,12 +98,63 @@ def radius_from_poni(text: str, shape: tuple[int, int], unit: Unit = "r_mm") -> 
         try:
             integrator = load(file.name)
             size = (integrator.detector and integrator.detector.max_shape) or shape
-            radius = np.asarray(integrator.array_from_unit(shape, "center", unit, scale=True), np.float64)
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
+        except _PYFAI_ERRORS as error:
             raise ParameterError("pipeline.params.poni", text[:60], f"a PONI file that pyFAI reads: {error}") from error
-    if tuple(size) != shape or radius.shape != shape:
+    if tuple(size) != shape:
         raise ParameterError("pipeline.params.poni", f"a detector of {tuple(size)} pixels", f"{shape}")
+    return integrator
+
+
+def upright_geometry(
+    shape: tuple[int, int], pixel_size: tuple[float, float], center: tuple[float, float], distance: float
+) -> AzimuthalIntegrator:
+    """Return pyFAI's geometry of a detector that stands upright in the beam; parameters as for ``radius_map``.
+
+    :raises ParameterError: the distance is not known.
+    """
+    from pyFAI.detectors import Detector
+    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
+
+    if distance <= 0:
+        raise ParameterError("pipeline.params.distance", distance, "more than 0 m for solid angle and polarization")
+    return AzimuthalIntegrator(
+        dist=distance,
+        poni1=(center[0] + 0.5) * pixel_size[0],
+        poni2=(center[1] + 0.5) * pixel_size[1],
+        detector=Detector(*pixel_size, max_shape=shape),
+    )
+
+
+def radius_of(geometry: AzimuthalIntegrator, shape: tuple[int, int], unit: Unit = "r_mm") -> NDArray[np.float64]:
+    """Return the radius of each pixel (rows, cols), by pyFAI.
+
+    :raises ParameterError: the geometry does not give it, for lack of a wavelength or of a detector.
+    """
+    try:
+        radius = np.asarray(geometry.array_from_unit(shape, "center", unit, scale=True), np.float64)
+    except _PYFAI_ERRORS as error:
+        raise ParameterError(
+            "pipeline.params.poni", unit, f"a PONI file that pyFAI reads, for this unit: {error}"
+        ) from error
+    if radius.shape != shape:
+        raise ParameterError("pipeline.params.poni", f"a detector of {radius.shape} pixels", f"{shape}")
     return radius
+
+
+def normalization_of(
+    geometry: AzimuthalIntegrator, shape: tuple[int, int], solid_angle: bool, polarization: float | None
+) -> NDArray[np.float32]:
+    """Return what the pixels (rows, cols) are to be divided by, by pyFAI.
+
+    :param solid_angle: of each pixel, relative to one at the point of normal incidence.
+    :param polarization: factor of the beam, 1: horizontal, -1: vertical; None: leave it out.
+    """
+    factor = np.ones(shape)
+    if solid_angle:
+        factor *= np.asarray(geometry.solidAngleArray(shape), np.float64)
+    if polarization is not None:
+        factor *= np.asarray(geometry.polarization(shape, polarization), np.float64)
+    return factor.astype(np.float32)
 
 
 def radial_bins(radius: NDArray[np.float64], masked: NDArray[np.bool_], n_bins: int) -> RadialBins:

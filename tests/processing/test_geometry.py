@@ -5,10 +5,11 @@ from lima2_processing.errors import ParameterError
 from lima2_processing.frame import FrameSpec
 from lima2_processing.geometry import (
     double_pixels,
+    geometry_from_poni,
     image_shape,
     radial_bins,
-    radius_from_poni,
     radius_map,
+    radius_of,
 )
 from lima2_processing.layouts import grid, jungfrau
 
@@ -31,7 +32,7 @@ ENERGY = 12398.419843320026  # eV of 1 angstrom
 @pytest.mark.parametrize("unit", ["r_mm", "2th_deg", "q_nm^-1"])
 def test_radius_agrees_with_pyfai(unit):
     ours = radius_map(SHAPE, PIXEL, (20, -4), unit, 0.2, ENERGY)
-    np.testing.assert_allclose(ours, radius_from_poni(PONI, SHAPE, unit), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ours, radius_of(geometry_from_poni(PONI, SHAPE), SHAPE, unit), rtol=1e-6, atol=1e-6)
 
 
 def test_radius_is_0_in_the_beam():
@@ -49,12 +50,12 @@ def test_units_that_need_more(unit, missing):
 @pytest.mark.parametrize("text", ["", "no poni", "poni_version: 2\nDistance: far", "Detector: NoSuch\n"])
 def test_wrong_poni(text):
     with pytest.raises(ParameterError, match=r"pipeline\.params\.poni"):
-        radius_from_poni(text, SHAPE)
+        radius_of(geometry_from_poni(text, SHAPE), SHAPE)
 
 
 def test_poni_of_another_detector():
     with pytest.raises(ParameterError, match=r"pipeline\.params\.poni"):
-        radius_from_poni(PONI, (61, 80))
+        geometry_from_poni(PONI, (61, 80))
 
 
 def test_bins_hold_each_pixel_once():

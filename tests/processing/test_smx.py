@@ -415,3 +415,36 @@ def test_dummy_and_saturated_values_are_not_used(make):
     unsigned = make(SmxParams(n_bins=10, saturation=1000.0), FrameSpec((70, 50), "<u2"))
     values = unsigned.process((Frame(0, np.where(data < 0, 1000, data).astype(np.uint16), 1, 0.0),)).frames[0].values
     assert np.isnan(values["dense"]).sum() == 4 * 50 + 10
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<f4"])
+def test_solid_angle_and_polarization(make, dtype):
+    """Frames are divided by what geometry says: cos^3 of the angle of incidence, and 1 - sin^2 in the plane."""
+    shape, pixel, distance, center = (70, 50), 75e-6, 0.004, (20.0, 30.0)
+    data = np.random.default_rng(0).poisson(1000, shape).astype(dtype)
+    params = SmxParams(n_bins=10, beam_center=center, distance=distance, solid_angle=True, polarization=1.0)
+    values = make(params, FrameSpec(shape, dtype)).process((Frame(0, data, 1, 0.0),)).frames[0].values
+    y, x = ((at - middle) * pixel for at, middle in zip(np.indices(shape), center, strict=True))
+    length = np.sqrt(x**2 + y**2 + distance**2)
+    solid_angle = (distance / length) ** 3
+    polarization = 1 - (x / length) ** 2  # a beam that is polarized horizontally scatters least to the sides
+    np.testing.assert_allclose(values["dense"], data / solid_angle / polarization, rtol=1e-5)
+    assert values["background_avg"].max() > 1.1 * 1000
+
+
+def test_normalization_needs_a_distance(make):
+    with pytest.raises(ParameterError, match=r"params\.distance: got 0\.0, expected more than 0 m for solid angle"):
+        make(SmxParams(n_bins=10, solid_angle=True), FrameSpec((70, 50), "<u2"))
+
+
+def test_normalization_as_a_poni_file_says(make):
+    shape = (70, 50)
+    poni = 'poni_version: 2.1\nDetector: Detector\nDetector_config: {"pixel1": 7.5e-05, "pixel2": 7.5e-05}\n'
+    poni += "Distance: 0.004\nPoni1: 0.0015375\nPoni2: 0.0022875\nRot1: 0\nRot2: 0\nRot3: 0\nWavelength: 1e-10\n"
+    data = np.random.default_rng(0).poisson(1000, shape).astype(np.uint16)
+    frame = (Frame(0, data, 1, 0.0),)
+    normalized = {"n_bins": 10, "solid_angle": True, "polarization": 0.9}
+    by_poni = make(SmxParams(poni=FILE, **normalized), FrameSpec(shape, "<u2"), {"poni": poni}).process(frame)
+    by_hand = make(SmxParams(beam_center=(20.0, 30.0), distance=0.004, **normalized), FrameSpec(shape, "<u2"))
+    expected = by_hand.process(frame).frames[0].values["dense"]
+    np.testing.assert_allclose(by_poni.frames[0].values["dense"], expected, rtol=1e-5)

@@ -51,6 +51,10 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
         none: the middle of the image.
     :param distance: from sample to detector in metres; 0: not known.
     :param unit: of the radius.
+    :param solid_angle: True: frames are divided by the solid angle of each pixel, relative to one at the point of
+        normal incidence; needs ``poni`` or ``distance``.
+    :param polarization: frames are divided by the polarization of a beam of this factor, 1: horizontal, -1: vertical;
+        none: they are not; needs ``poni`` or ``distance``.
     :param n_bins: radial bins of the background.
     :param error_model: where the uncertainty of the background comes from.
     :param cutoff_clip: deviations from the mean at which values are clipped; 0: Chauvenet's criterion.
@@ -82,6 +86,8 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     beam_center: tuple[float, float] | None = None
     distance: Annotated[float, Meta(ge=0, le=1000)] = 0.0
     unit: Literal["r_mm", "q_nm^-1", "2th_deg"] = "r_mm"
+    solid_angle: bool = False
+    polarization: Annotated[float, Meta(ge=-1, le=1)] | None = None
     n_bins: Annotated[int, Meta(ge=1, le=16384)] = 500
     error_model: ErrorModel = ErrorModel.AZIMUTHAL
     cutoff_clip: Annotated[float, Meta(ge=0)] = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,13 @@ from ..geometry import (
     RadialBins,
     assembly,
     double_pixels,
+    geometry_from_poni,
     image_shape,
+    normalization_of,
     radial_bins,
-    radius_from_poni,
     radius_map,
+    radius_of,
+    upright_geometry,
 )
 from ..pipeline import Calibration, Stage
 from ..stages.assemble import Assemble
@@ -27,7 +31,11 @@ from ..stages.convert import Convert
 from ..stages.gain_pedestal import GainPedestal
 from ..stages.mask import Mask
 from ..stages.pixels import FLOAT, Pixels, pixels_of
+from ..stages.scale import Scale
 from .smx_params import GainUnit, SmxParams
+
+if TYPE_CHECKING:
+    from pyFAI.integrator.azimuthal import AzimuthalIntegrator
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,12 @@ def make_images(
         bad = np.where(plan.source < 0, True, bad[plan.source])
         if not plan.is_identity:
             stages.append(Assemble(device, spec, batch))
+    if params.solid_angle or params.polarization is not None:
+        geometry = _geometry(params, spec, files)
+        divisor = normalization_of(geometry, shape, params.solid_angle, params.polarization)
+        factor = np.where(divisor > 0, 1 / np.maximum(divisor, np.finfo(np.float32).tiny), np.nan).astype(np.float32)
+        stages.append(Scale(device, pixels, factor, batch))
+        pixels = FLOAT
     if params.mask is not None:
         masked = array("mask", files)
         if masked.size == np.prod(shape):
@@ -125,13 +139,9 @@ def make_bins(
     """
     shape = image_shape(spec)
     if params.poni is not None:
-        text = files["poni"]
-        if not isinstance(text, str):
-            raise ParameterError("pipeline.params.poni", params.poni.path, "a .poni file")
-        radius = radius_from_poni(text, shape, params.unit)
+        radius = radius_of(_geometry(params, spec, files), shape, params.unit)
     else:
-        middle = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
-        center = params.beam_center or middle
+        center = _center(params, shape)
         radius = radius_map(shape, spec.pixel_size, center, params.unit, params.distance, params.photon_energy)
     excluded = bad.copy()
     if spec.layout is not None:
@@ -148,6 +158,21 @@ def array(name: str, files: Mapping[str, Calibration]) -> NDArray[np.generic]:
     if isinstance(data, str):
         raise ParameterError(f"pipeline.params.{name}", "a text file", "an array")
     return data
+
+
+def _geometry(params: SmxParams, spec: FrameSpec, files: Mapping[str, Calibration]) -> AzimuthalIntegrator:
+    """Return pyFAI's geometry, from the PONI file or from distance and beam centre."""
+    shape = image_shape(spec)
+    if params.poni is None:
+        return upright_geometry(shape, spec.pixel_size, _center(params, shape), params.distance)
+    text = files["poni"]
+    if not isinstance(text, str):
+        raise ParameterError("pipeline.params.poni", params.poni.path, "a .poni file")
+    return geometry_from_poni(text, shape)
+
+
+def _center(params: SmxParams, shape: tuple[int, int]) -> tuple[float, float]:
+    return params.beam_center or ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
 
 
 def _as_they_came(params: SmxParams, spec: FrameSpec) -> bool:
