@@ -13,9 +13,9 @@ CENTER = (12.3, 60.7)
 
 @pytest.fixture(scope="session")
 def background(device, download):
-    def run(images, bins, cutoff=0.0, cycles=3, poisson=False, dtype="<f4"):
+    def run(images, bins, cutoff=0.0, cycles=3, poisson=False, dtype="<f4", saturation=0.0):
         queue = device.queue()
-        stage = RadialBackground(device, bins, pixels_of(dtype), cutoff, cycles, poisson, len(images))
+        stage = RadialBackground(device, bins, pixels_of(dtype, saturation), cutoff, cycles, poisson, len(images))
         result = stage.enqueue(queue, device.upload(np.asarray(images, dtype)), len(images))
         queue.finish()
         shape = (len(images), len(bins.radius))
@@ -88,6 +88,21 @@ def test_integers_give_what_their_values_give(
     scale = np.abs(means) + deviations + 1e-9
     np.testing.assert_allclose(mean[0] / scale, means / scale, atol=1e-5)
     np.testing.assert_allclose(deviation[0] / scale, deviations / scale, atol=3e-5)
+
+
+@pytest.mark.parametrize("saturation", [3.0, 3.5, 60.0, 127.0, 300.0])
+def test_saturated_integers_are_not_used(background, reference, saturation):
+    """Neither those that the table has a column for nor higher ones."""
+    rng = np.random.default_rng(0)
+    image = rng.poisson(2, SHAPE)
+    image[rng.random(SHAPE) < 0.2] = np.ceil(saturation)
+    image[rng.random(SHAPE) < 0.1] = 4000
+    bins = make_bins(7)
+    used = np.where(image >= saturation, np.nan, image)
+    expected = [reference.sigma_clip(part, 5.0, 3) for part in by_bin(used, bins)]
+    mean, deviation = background([image], bins, 5.0, 3, dtype="<u2", saturation=saturation)
+    np.testing.assert_allclose(mean[0], [clip.mean for clip in expected], rtol=1e-5)
+    np.testing.assert_allclose(deviation[0], [clip.deviation for clip in expected], rtol=1e-5)
 
 
 def test_bins_without_values_are_nan(background):

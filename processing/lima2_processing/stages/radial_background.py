@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class _ValueTable:
     def __init__(self, device: Device, bins: RadialBins, pixels: Pixels, options: _Options, batch: int) -> None:
         self._n_bins, self._n_pixels = len(bins.radius), bins.number.size
         self._options = options
-        self._ceiling = np.uint32(pixels.ceiling)
+        self._ceiling = np.uint32(math.ceil(pixels.ceiling))
         self._number = device.upload(bins.number)
         self._n_parts = min(_PARTS, device.compute_units)
         self._chunk = -(-self._n_pixels // self._n_parts)

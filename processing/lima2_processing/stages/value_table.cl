@@ -31,9 +31,11 @@ kernel void count_values(global const PIXEL *restrict image, global const ushort
     for (uint i = first; i < last; i++) {
         const uint value = values[i];
         const uint bin = bins[i];
+        if (value >= ceiling)
+            continue;
         if (value < HIGHEST) {
             counts[bin * LEVELS + value]++;
-        } else if (value < ceiling) {
+        } else {
             counts[bin * LEVELS + HIGHEST]++;
             sums[bin] += (float2)((float)value, (float)value * (float)value);
         }
