@@ -26,11 +26,14 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource
 from tiled.utils import path_from_uri
 
+from .sparse import DATASET as SPARSE_DATASET
+from .sparse import SparseStack
+
 PIECE_BYTES = 16 * 1024 * 1024
 """How much is read under the lock at a time; one frame where a frame is larger."""
 
 _lock = threading.Lock()
-Opener = Callable[[], h5open]
+Opener = Callable[[], h5open | SparseStack]
 
 
 class Lima2ArrayAdapter(ArrayAdapter):
@@ -81,7 +84,7 @@ class Lima2ArrayAdapter(ArrayAdapter):
         dtype = self._structure.data_type.to_numpy_dtype()
         try:
             with _lock, self._open_dataset() as dataset:
-                if not isinstance(dataset, h5py.Dataset):
+                if not isinstance(dataset, h5py.Dataset | SparseStack):
                     raise TypeError(f"{dataset.name} of {dataset.file.filename} is a group, expected a dataset")
                 if dataset.shape[1:] == shape[1:]:
                     found = dataset[(rising_slice(rows), *(rising_slice(part) for part in rest))]
@@ -92,9 +95,7 @@ class Lima2ArrayAdapter(ArrayAdapter):
                     found = _pad(dataset[first:last], last - first, dataset.fillvalue, dtype)
                     whole = found.reshape(-1, per_row, *shape[2:])[:: rows.step]
                     return whole[(np.s_[:], *(rising_slice(part) for part in rest))]
-                raise ValueError(
-                    f"{dataset.name} of {dataset.file.filename}: got shape {dataset.shape}, the catalog has {shape}"
-                )
+                raise ValueError(f"{dataset.name}: got shape {dataset.shape}, the catalog has {shape}")
         except OSError as error:
             raise DataNotReadyError(str(error)) from error
 
@@ -124,7 +125,9 @@ class Lima2HDF5Adapter(HDF5Adapter):
         path = path_from_uri(data_source.assets[0].data_uri)
         name = dataset if isinstance(dataset, str) else "/".join(dataset)
 
-        def open_dataset() -> h5open:
+        def open_dataset() -> h5open | SparseStack:
+            if name == SPARSE_DATASET:
+                return SparseStack(str(path), structure.shape[-2:])
             return h5open(path, name, swmr=swmr, libver=libver, locking=False)
 
         return Lima2ArrayAdapter(

@@ -128,6 +128,10 @@ def _step_scan(detector, run_engine, documents, sender, client):
     dense = np.asarray(primary["det"].read())
     assert dense.shape == (3, 66, 130)
     assert dense.dtype == np.float32
+    sparse = np.asarray(primary["det-sparse"].read())
+    picked = sparse != 0
+    assert picked.any()
+    np.testing.assert_array_equal(sparse[picked], dense[picked])
 
 
 def _fly_scan(detector, run_engine, documents, sender, client, place):
@@ -163,6 +167,8 @@ def _fly_scan(detector, run_engine, documents, sender, client, place):
     run = client[documents[0][1]["uid"]]
     check_raw(detector.site, np.asarray(run["primary"]["det-raw"].read()))
     assert (np.asarray(run["primary"]["det-frame_status"].read()) == 1).all()
+    one, dense = (np.asarray(run["primary"][name][148]) for name in ("det-sparse", "det"))
+    np.testing.assert_array_equal(one[one != 0], dense[one != 0])
     assert run["ledger"]["det-saved"].read().tolist() == [150]
 
 

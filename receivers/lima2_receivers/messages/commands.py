@@ -82,7 +82,7 @@ class Prepared(Message, frozen=True):
 
     :param master_file: absolute path.
     :param ledger_file: absolute path.
-    :param datasets: of the master file; sparse outputs are not among them.
+    :param datasets: of the master file. That of ``SPARSE`` kind is not in the file: its frames are in the part files.
     :param frame_spec: what the detector sends.
     :param device: name of the OpenCL device of each receiver.
     """

@@ -20,6 +20,7 @@ from .part import dataset_path, group_name
 
 ENTRY = "/entry_0000"
 MEASUREMENT = f"{ENTRY}/measurement"
+SPARSE = "sparse"  # the path that sparse frames are announced under; the file has one group a receiver
 DATA = "data"  # the name of the main image in ``measurement``, as LImA2 has it
 _READ_BYTES = 4 * 1024 * 1024  # what a reader best asks for together
 _MAX_READ_ROWS = 1024
@@ -89,6 +90,7 @@ def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
         for output in saved
         if output.kind is not OutputKind.SPARSE
     ]
+    datasets += [_sparse(output) for output in saved if output.kind is OutputKind.SPARSE]
     datasets += [_link_column(measurement, info.ledger, name) for name in COLUMNS]
     entry["ledger"] = h5py.ExternalLink(info.ledger, GROUP)
     for rank, files in enumerate(info.files):
@@ -136,6 +138,19 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
         unit=output.unit,
         label=output.label,
         hinted=output.hinted,
+    )
+
+
+def _sparse(output: Output) -> Dataset:
+    """Return what readers are told of sparse frames: no dataset of the file, but what an adapter shows as one."""
+    return Dataset(
+        name=output.name,
+        path=f"{MEASUREMENT}/{SPARSE}",
+        kind=output.kind,
+        dtype=output.dtype,
+        shape=output.shape,
+        unit=output.unit,
+        label=output.label,
     )
 
 

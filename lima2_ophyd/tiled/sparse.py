@@ -1,0 +1,74 @@
+"""The sparse frames of an acquisition as if they were images: one array, made dense frame by frame when it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+MEASUREMENT = "/entry_0000/measurement"
+DATASET = f"{MEASUREMENT}/sparse"
+"""The path that sparse frames are announced under; the file has no dataset there, but one group for each receiver."""
+
+
+class SparseStack:
+    """Looks like an HDF5 dataset of images (frames, rows, cols): 0 where no pixel was picked.
+
+    :param master: path of the master file.
+    :param shape: of an image.
+    """
+
+    fillvalue = 0.0
+    name = DATASET
+
+    def __init__(self, master: str, shape: tuple[int, ...]) -> None:
+        self._master = Path(master)
+        self._image = shape
+        self.shape: tuple[int, ...] = (0, *shape)
+
+    def __enter__(self) -> Self:
+        with _open(self._master) as file:
+            self.shape = (len(_dataset(file, f"{MEASUREMENT}/frame_status")), *self._image)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        return
+
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> NDArray[np.float32]:
+        """Return frames, or parts of them; slices beyond the end are cut, as HDF5 does."""
+        rows, *rest = index if isinstance(index, tuple) else (index,)
+        frames = [self._dense(frame) for frame in range(self.shape[0])[rows]]
+        stack = np.stack(frames) if frames else np.empty((0, *self._image), np.float32)
+        return stack[(np.s_[:], *rest)]
+
+    def _dense(self, frame: int) -> NDArray[np.float32]:
+        """Return one frame; one that was lost has no pixels."""
+        with _open(self._master) as file:
+            receiver, row = (int(_dataset(file, f"{MEASUREMENT}/{name}")[frame]) for name in ("receiver", "row"))
+            link = file.get(f"{MEASUREMENT}/sparse_{receiver}", getlink=True)
+        if not isinstance(link, h5py.ExternalLink):
+            raise OSError(f"{self._master} has no sparse frames")
+        image = np.zeros(self._image, np.float32)
+        with _open(self._master.parent / link.filename) as part:
+            # The pointers first: the writer has flushed the pixels before them.
+            ends = _dataset(part, f"{link.path}/frame_ptr")[row : row + 2]
+            if len(ends) == 2:
+                pixels = slice(int(ends[0]), int(ends[1]))
+                index, intensity = (_dataset(part, f"{link.path}/{name}")[pixels] for name in ("index", "intensity"))
+                image.ravel()[index] = intensity
+        return image
+
+
+def _open(path: Path) -> h5py.File:
+    return h5py.File(path, "r", swmr=True, libver="latest", locking=False)
+
+
+def _dataset(file: h5py.File, path: str) -> h5py.Dataset:
+    found = file.get(path)
+    if not isinstance(found, h5py.Dataset):
+        raise OSError(f"{file.filename} has no dataset {path}")
+    return found
