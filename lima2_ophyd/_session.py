@@ -73,6 +73,8 @@ class Session:
         :param place: where its files go.
         :raises ReceiverError: it was refused, or the conductor did not answer.
         """
+        if self.acquisition is not None:
+            await self.stop()  # an earlier prepare that may have gone through, though nobody heard of it
         async with self._lock:
             acquisition = AcquisitionId(uuid.uuid4().hex)
             self.acquisition = acquisition

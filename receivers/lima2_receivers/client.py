@@ -78,18 +78,12 @@ class ConductorClient:
         self._requester.open()
         try:
             welcome = await self._greet()
+            if self._socket is None:
+                self._subscribe()
+            self._take(await self._requester.request(GetState(), SystemState))
         except BaseException:
             await self.close()
             raise
-        if self._socket is None:
-            socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
-            socket.linger = 0
-            socket.maxmsgsize = MAX_MESSAGE_BYTES
-            socket.subscribe(b"")
-            socket.connect(self._endpoint)
-            self._socket = socket
-            self._reader = asyncio.create_task(self._read(socket), name="state of the conductor")
-        self._take(await self._requester.request(GetState(), SystemState))
         return welcome
 
     async def close(self) -> None:
@@ -153,6 +147,15 @@ class ConductorClient:
     async def values(self, acquisition: AcquisitionId, frame: int = -1) -> Values:
         """Return the scalars of one settled frame; see ``messages.GetValues``."""
         return await self._requester.request(GetValues(acquisition, frame), Values)
+
+    def _subscribe(self) -> None:
+        socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
+        socket.linger = 0
+        socket.maxmsgsize = MAX_MESSAGE_BYTES
+        socket.subscribe(b"")
+        socket.connect(self._endpoint)
+        self._socket = socket
+        self._reader = asyncio.create_task(self._read(socket), name="state of the conductor")
 
     async def _greet(self) -> Welcome:
         welcome = await self._requester.hello(self.name)

@@ -126,6 +126,21 @@ def test_a_refused_prepare_leaves_nothing_and_the_next_works(run_engine, detecto
     run_engine(bp.count([detector], 1))
 
 
+def test_a_prepare_that_nobody_answered_is_stopped_before_the_next(run_engine, detector, conductor):
+    conductor.refuse = UnreachableError("the conductor did not answer Prepare within 30 s")
+
+    def plan():
+        yield from bps.stage(detector)
+        with pytest.raises(FailedStatus):
+            yield from bps.prepare(detector, TriggerInfo(number_of_events=1), wait=True)
+        yield from bps.prepare(detector, TriggerInfo(number_of_events=1), wait=True)
+        yield from bps.unstage(detector, wait=True)
+
+    run_engine(plan())
+    first, second = conductor.requests(Prepare)
+    assert [stop.acquisition for stop in conductor.requests(Stop)] == [first.acquisition, second.acquisition]
+
+
 def test_a_parameter_out_of_range_is_refused_before_anything_is_sent(run_engine, detector, conductor):
     run_engine(bps.mv(detector.acquisition.expo_time, -1.0))
     with pytest.raises(FailedStatus) as failure:

@@ -58,10 +58,12 @@ class FakeLink:
         self.due = 0
         self.closed = False
         self.forgotten = []
+        self.knows = True  # what it is asked for
         self.spoil = lambda report: report
 
     async def poll(self, cursors):
-        reports = tuple(self.spoil(self._report(name, first)) for name, first in cursors.items())
+        asked = cursors if self.knows else {}
+        reports = tuple(self.spoil(self._report(name, first)) for name, first in asked.items())
         return ReceiverProgress("one", reports, 0, 8)
 
     async def ask(self, message, expected, timeout=None):
@@ -167,6 +169,14 @@ async def test_a_report_that_makes_no_sense_fails_its_acquisition_alone(rig, fir
     final = await rig.closed()
     assert final.outcome == "failed"
     assert reason in final.reason
+
+
+async def test_a_receiver_that_knows_nothing_of_an_acquisition_was_restarted_while_it_was_prepared(rig):
+    await rig.take(2)
+    rig.link.knows = False
+    final = await rig.closed()
+    assert final.reason == "receiver 0 does not know it: was it restarted?"
+    assert (final.announced, final.counts.saved) == (2, 2)
 
 
 async def test_a_ledger_that_can_not_be_written_fails_the_acquisition(rig, monkeypatch):

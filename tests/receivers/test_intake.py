@@ -36,7 +36,8 @@ class Taker:
             return [Stranger("another's")]
         if head[1:] == b".":
             return [SeriesEnd(len(self.frames))]
-        return [Frame(int(head[1:]), np.frombuffer(message[1], np.uint8), 1, 0.0)]
+        data = np.frombuffer(message[1], np.uint8)
+        return [Frame(int(number), data, 1, 0.0) for number in head[1:].split(b"+")]
 
     def accept(self, frame, slot):
         self._break("accept")
@@ -115,6 +116,17 @@ def test_what_nobody_wants_is_counted_and_gives_its_slot_back(rig):
     assert r.intake.strangers == 2
     r.intake.close()
     assert r.ring.free == 3
+
+
+def test_a_message_of_two_frames_is_refused_because_they_would_share_a_slot(rig):
+    taker = Taker("A")
+    r = rig(taker)
+    r.send("A0+1", "A2", "A.")
+    r.until(lambda: taker.ended)
+    assert taker.frames == [2]
+    assert taker.reasons == ["got 2 frames in one message, expected 1 at most"]
+    r.intake.close()
+    assert r.ring.free == r.ring.slots - 1
 
 
 @pytest.mark.parametrize("method", ["parse", "accept", "series_ended"])

@@ -119,6 +119,23 @@ def test_several_threads_that_record_write_each_frame_once(tmp_path):
         assert ledger["timestamp"][:].tolist() == [frame // 2 for frame in range(n_frames)]
 
 
+def test_a_fate_that_is_known_has_its_timestamp(tmp_path):
+    run = new_run(tmp_path, n_receivers=1)
+    run.asked(4)
+    part = run._ledger.parts[0]
+
+    class Watched(type(part)):
+        def extend(self, first, runs):
+            super().extend(first, runs)
+            run.record()  # as another thread may, at this very moment
+
+    part.__class__ = Watched
+    run.take(0, progress(4, state=State.CLOSED))
+    run.close()
+    with open_file(tmp_path / "ledger.h5") as file:
+        assert np.isfinite(file["/entry_0000/ledger/timestamp"][:]).all()
+
+
 def old_files(tmp_path):
     names = ("master.h5", "ledger.h5")
     for name in names:

@@ -367,6 +367,34 @@ def test_rows_that_were_written_but_not_flushed_have_failed(rig):
     assert r.machine.reason == reason
 
 
+def test_rows_that_were_written_before_something_else_failed_are_flushed(rig):
+    pipeline = FakePipeline()
+    r = rig(pipeline=pipeline, batch=1, slots=8)
+    written, go = threading.Event(), threading.Event()
+    write, flush = r.files.write, r.files.flush
+    unflushed = []
+
+    def held(rows):
+        write(rows)
+        unflushed.append(rows[0].row)
+        if rows[0].row == 1:
+            written.set()
+            assert go.wait(DEADLINE)
+
+    def flushing():
+        flush()
+        unflushed.clear()
+
+    r.files.write, r.files.flush = held, flushing
+    r.send(0, 1)
+    assert written.wait(DEADLINE)
+    r.share.fail("no conductor")
+    go.set()
+    r.until(settled=2)
+    assert r.statuses() == [SAVED, SAVED]
+    assert not unflushed
+
+
 def test_files_that_cannot_be_closed_fail_the_acquisition(rig):
     r = rig()
     r.send(0)

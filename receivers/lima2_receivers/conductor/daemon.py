@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from lima2_processing.frame import AcquisitionId, FrameIdx
 
-from ..acquisition import Event, State
+from ..acquisition import Event, Outcome, State
 from ..config import Config, detector_settings
 from ..errors import ReceiverError, StateError
 from ..messages import (
@@ -28,6 +28,7 @@ from ..messages import (
     Hello,
     Message,
     Prepare,
+    Prepared,
     Start,
     Stop,
     SystemState,
@@ -39,11 +40,12 @@ from ..messages import (
 )
 from ..plan import TriggerMode
 from ..plugins import DETECTORS
+from ..published import AcquisitionState
 from ..topology import RoundRobin
 from ..transport.endpoints import bind
 from ..transport.requests import Responder
 from .describe import describe, detector_state
-from .driver import Driver
+from .driver import Driver, explain
 from .links import ReceiverLink
 from .prepare import prepare, resolve_plan
 from .run import Run
@@ -67,6 +69,7 @@ class ConductorDaemon:
         self._instance = uuid.uuid4().hex
         self._sequence = 0
         self._preparing = asyncio.Lock()
+        self._prepares: dict[AcquisitionId, asyncio.Task[Prepared]] = {}  # under way, or waiting for their turn
         seconds = config.deadlines.command
         self._control = plugin.load_control()(detector_settings(config, plugin.settings), seconds)
         self._links = [ReceiverLink(rank, r.commands, seconds) for rank, r in enumerate(config.receivers)]
@@ -96,6 +99,8 @@ class ConductorDaemon:
                     await asyncio.Event().wait()  # for ever: a signal cancels it
                 finally:
                     serving.cancel()  # no more commands
+                    await asyncio.gather(serving, return_exceptions=True)
+                    await self._give_up(*self._prepares)
                     await self._driver.shut_down()
         finally:
             await self._close()
@@ -133,10 +138,7 @@ class ConductorDaemon:
             case Trigger():
                 return await self._trigger(self._find(request.acquisition), request)
             case Stop(acquisition):
-                if acquisition == self._driver.being_prepared:
-                    async with self._preparing:
-                        pass  # what is half prepared can't be stopped; what is prepared can
-                return await self._stop(self._find(acquisition))
+                return await self._stop(acquisition)
             case GetState():
                 return self._state()
             case GetValues(acquisition, frame):
@@ -145,6 +147,27 @@ class ConductorDaemon:
                 assert_never(request)
 
     async def _prepare(self, request: Prepare) -> Message:
+        acquisition = request.acquisition
+        if acquisition in self._prepares:
+            raise StateError(f"acquisition {acquisition} is being prepared already")
+        work = asyncio.create_task(self._prepare_in_turn(request))
+        self._prepares[acquisition] = work
+        try:
+            await asyncio.wait({work})
+        finally:
+            del self._prepares[acquisition]
+        if work.cancelled():
+            raise StateError(f"acquisition {acquisition} was stopped while it was prepared")
+        return work.result()
+
+    async def _give_up(self, *acquisitions: AcquisitionId) -> None:
+        """Cancel prepares, under way or waiting for their turn, and wait until they have undone what they made."""
+        works = [self._prepares[acquisition] for acquisition in acquisitions]
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+
+    async def _prepare_in_turn(self, request: Prepare) -> Prepared:
         async with self._preparing:
             self._driver.being_prepared = request.acquisition
             try:
@@ -152,7 +175,7 @@ class ConductorDaemon:
             finally:
                 self._driver.being_prepared = AcquisitionId("")
 
-    async def _make_run(self, request: Prepare) -> Message:
+    async def _make_run(self, request: Prepare) -> Prepared:
         for run in self._driver.runs.values():
             if run.id == request.acquisition:
                 raise StateError(f"acquisition {run.id} is there already, {run.machine.state}")
@@ -174,12 +197,15 @@ class ConductorDaemon:
         try:
             await asyncio.to_thread(run.keep_files)
             await self._begin(run)
-        except ReceiverError as error:
-            self._driver.fail(run, str(error))
+        except Exception as error:
+            if run.machine.state is State.RUNNING:  # and not stopped meanwhile, which is no failure
+                self._driver.fail(run, explain(error))
             raise
         return Done()
 
     async def _begin(self, run: Run) -> None:
+        if run.machine.state is not State.RUNNING:
+            raise StateError(f"acquisition {run.id} was stopped as it started")
         acquisition = run.plan.acquisition
         if acquisition.trigger_mode is TriggerMode.INTERNAL:
             run.begin()
@@ -200,13 +226,21 @@ class ConductorDaemon:
         run.asked(n_frames)  # before it is, so that two at once can't both take the last frames
         try:
             await self._control.trigger(n_frames, expo_time, latency_time)
-        except ReceiverError:
-            run.asked(-n_frames)
+        except BaseException:
+            if run.machine.state is State.RUNNING:  # else the stop has fixed, or will fix, what was asked for
+                run.asked(-n_frames)
             raise
         self._driver.changed.set()
         return Done()
 
-    async def _stop(self, run: Run) -> Message:
+    async def _stop(self, acquisition: AcquisitionId) -> Message:
+        if acquisition in self._prepares:
+            await self._give_up(acquisition)
+            if acquisition not in self._driver.runs:
+                return AcquisitionClosed(
+                    AcquisitionState(acquisition, State.CLOSED, Outcome.STOPPED, "", 0, "triggers", 0, ())
+                )
+        run = self._find(acquisition)
         self._driver.handle(run, Event.STOP)
         await self._driver.closed(run)
         return AcquisitionClosed(run.state())

@@ -120,7 +120,7 @@ class Driver:
         try:
             status = await self._control.stop()
         except Exception as error:  # also a bug in a plugin must not leave it stopping for ever
-            self.fail(run, f"the detector could not be stopped: {_explain(error)}")
+            self.fail(run, f"the detector could not be stopped: {explain(error)}")
         run.conclude(status)
         self.handle(run, Event.HALTED)
 
@@ -138,7 +138,7 @@ class Driver:
         try:
             await asyncio.to_thread(run.close)
         except Exception as error:  # also a bug must not leave it draining for ever
-            run.machine.reason = run.machine.reason or _explain(error)
+            run.machine.reason = run.machine.reason or explain(error)
         self.handle(run, Event.SETTLED)
         log.info("acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
         living = [link for link in self._links if not run.is_buried(link.rank)]
@@ -169,9 +169,11 @@ class Driver:
                 for run in self.live():
                     self._lose(link, run, str(error))
             else:
-                if before and link.instance != before:
-                    for run in runs:
-                        self._lose(link, run, f"receiver {link.rank} was restarted")
+                known = {report.acquisition for report in progress.acquisitions}
+                why = "was restarted" if before and link.instance != before else "does not know it: was it restarted?"
+                for run in runs:
+                    if run.live and run.id not in known:
+                        self._lose(link, run, f"receiver {link.rank} {why}")
                 await self._take(link, progress)
             await asyncio.sleep(BUSY_POLL if self.live() else IDLE_POLL)
 
@@ -191,11 +193,12 @@ class Driver:
                 if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
                     await self._record(run)
             except Exception as error:  # also a bug in one acquisition must not end the watching of all
-                self._lose(link, run, f"receiver {link.rank}: {_explain(error)}")
+                self._lose(link, run, f"receiver {link.rank}: {explain(error)}")
             if report.reason:
                 self.fail(run, f"receiver {link.rank}: {report.reason}")
 
     def _lose(self, link: ReceiverLink, run: Run, why: str) -> None:
+        """Expect nothing more of a receiver, and fail an acquisition that can't do without it."""
         run.bury(link.rank)
         self.fail(run, why)
 
@@ -217,7 +220,7 @@ class Driver:
                     await self.connect_detector()
                 status = await self._control.status()
             except Exception as error:  # a bug in a plugin is a fault of its detector
-                self._note_fault(_explain(error))
+                self._note_fault(explain(error))
                 self.capabilities = None
                 for run in active:
                     self.fail(run, self.fault)
@@ -247,7 +250,7 @@ class Driver:
             self.changed.set()
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return an error's text; one that nobody meant to raise is logged with its place."""
     if isinstance(error, ReceiverError):
         return str(error)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from ..cancellation import in_thread, to_the_end
 from ..config import Config
 from ..control import Capabilities, Control
 from ..errors import ReceiverError
@@ -81,11 +82,11 @@ async def prepare(
             ledger=ledger.name,
             device=tuple(reply.device for reply in replies),
         )
-        claimed = await asyncio.to_thread(run.open_files, master, ledger)
-        datasets = await asyncio.to_thread(write_master, claimed, info)
+        claimed = await in_thread(lambda: run.open_files(master, ledger))
+        datasets = await in_thread(lambda: write_master(claimed, info))
         return _prepared(run, info, master, ledger, datasets)
     except BaseException:
-        await asyncio.shield(_undo(run, control, links, seconds))
+        await to_the_end(_undo(run, control, links, seconds))
         raise
 
 
@@ -101,9 +102,17 @@ def _prepared(run: Run, info: MasterInfo, master: Path, ledger: Path, datasets: 
 
 
 async def _undo(run: Run, control: Control, links: Sequence[ReceiverLink], seconds: float) -> None:
-    await asyncio.to_thread(run.discard)
-    await discard_all(links, run.id, seconds)
+    await asyncio.gather(
+        _try("files could not be removed", in_thread(run.discard)),
+        _try("receivers could not be told", discard_all(links, run.id, seconds)),
+        _try("the detector could not be disarmed", control.stop()),
+    )
+
+
+async def _try(failure: str, step: Awaitable[object]) -> None:
     try:
-        await control.stop()
+        await step
     except ReceiverError as error:
-        log.warning("the detector could not be disarmed: %s", error)
+        log.warning("%s: %s", failure, error)
+    except Exception:  # a bug in one step must not keep the others from being done
+        log.exception("%s", failure)

@@ -109,8 +109,9 @@ class Run:
         part, ledger = self._parts[rank], self._ledger.parts[rank]
         before = (part.counters, part.closed, ledger.settled)
         skip = ledger.settled - progress.first
+        if skip >= 0:  # before the fates: another thread may record them at once
+            part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
         ledger.extend(progress.first, progress.runs)
-        part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
         part.closed = progress.state is State.CLOSED
         part.highest = progress.highest

@@ -11,6 +11,7 @@ from typing import assert_never
 from lima2_processing.frame import AcquisitionId
 
 from ..acquisition import State
+from ..cancellation import in_thread
 from ..config import Config
 from ..errors import StateError
 from ..messages import (
@@ -125,8 +126,8 @@ class ReceiverDaemon:
                 return Done()
             case Discard(acquisition):
                 async with self._lock(acquisition):
-                    if (share := self._shares.get(acquisition)) is not None:
-                        await asyncio.to_thread(share.discard)
+                    if (share := self._shares.pop(acquisition, None)) is not None:
+                        await in_thread(share.discard)
                     self._forget(acquisition)
                 return Done()
             case Forget(acquisition):
@@ -159,7 +160,9 @@ class ReceiverDaemon:
         async with self._lock(request.acquisition):
             if request.acquisition in self._shares:
                 raise StateError(f"acquisition {request.acquisition} is prepared already")
-            share, reply = await asyncio.to_thread(self._maker.make, request.acquisition, request.share)
+            share, reply = await in_thread(
+                lambda: self._maker.make(request.acquisition, request.share), undo=lambda made: made[0].discard()
+            )
             self._shares[request.acquisition] = share
             return reply
 

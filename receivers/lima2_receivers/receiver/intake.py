@@ -114,8 +114,13 @@ class Intake:
             except Exception as error:  # a bug in one acquisition's source must not end the intake of all
                 self._refuse(taker.fail_by(error))
                 continue
-            if not any(isinstance(item, Stranger) for item in items):
-                return sum(_hand(taker, item, slot) for item in items) > 0
+            if any(isinstance(item, Stranger) for item in items):
+                continue
+            frames = sum(isinstance(item, Frame) for item in items)
+            if frames > 1:  # they would share a slot, and give it back more than once
+                self._refuse(taker.fail_by(ProtocolError(f"got {frames} frames in one message, expected 1 at most")))
+                return False
+            return sum(_hand(taker, item, slot) for item in items) > 0
         self._refuse("a message of no acquisition that is known here")
         return False
 

@@ -130,7 +130,7 @@ class Scribe:
         """Flush, and only then settle the rows."""
         if not self._pending:
             return
-        if not self._refused:
+        if any(fate.scalars is not None for fate in self._pending):  # written; also before something else failed
             self._attempt(self._files.flush)
         self._book.settle(self._pending)
         self._pending = []
