@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from .errors import DeviceError
-from .frame import Batch, Constant, FrameResult, Output, OutputKind, Results
+from .frame import Accumulated, Batch, Constant, FrameResult, Output, OutputKind, Results
 from .pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,13 @@ class Failover:
             self._fail_over(error)
         return self._tell(self._pipeline.process(frames))
 
+    def finish(self) -> tuple[Accumulated, ...]:
+        """Return what is still being accumulated; what a lost device had of it is lost.
+
+        :raises ProcessingError: the device failed.
+        """
+        return self._pipeline.finish()
+
     def close(self) -> None:
         """Free what the pipeline holds."""
         self._pipeline.close()
@@ -74,5 +81,6 @@ class Failover:
         return Results(
             tuple(
                 FrameResult(frame.index, {**frame.values, OUTPUT.name: mark}, frame.vetoed) for frame in results.frames
-            )
+            ),
+            results.accumulated,
         )

@@ -119,6 +119,8 @@ class Output(msgspec.Struct, frozen=True):
     :param label: for people: axis titles, table heads.
     :param hinted: shown in live tables by default; scalars only.
     :param optional: a frame may have none, and its row reads as fill; images only.
+    :param window: 0: every frame has a value. Else it is accumulated: one value for so many frames of the acquisition
+        in turn, of those that this receiver has; images and scalars only, and alike for all outputs of a stream.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Output(msgspec.Struct, frozen=True):
     label: str = ""
     hinted: bool = False
     optional: bool = False
+    window: int = 0
 
     @property
     def fill(self) -> int | float:
@@ -192,10 +195,24 @@ class FrameResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Accumulated:
+    """What a pipeline accumulated over the frames of one window that it was given.
+
+    :param window: its number: window *k* of *n* frames has frames *k·n* to *(k + 1)·n - 1* of the acquisition.
+    :param values: one value per declared output with a window, by name.
+    """
+
+    window: int
+    values: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """The results of a batch, in the order of its frames.
 
     :param frames: one FrameResult a frame.
+    :param accumulated: windows that are complete: no later batch has a frame of them.
     """
 
     frames: tuple[FrameResult, ...]
+    accumulated: tuple[Accumulated, ...] = ()

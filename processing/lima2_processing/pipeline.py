@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .frame import Batch, Constant, FrameSpec, Output, Results
+from .frame import Accumulated, Batch, Constant, FrameSpec, Output, Results
 
 if TYPE_CHECKING:
     import pyopencl as cl
@@ -60,8 +60,17 @@ class Pipeline(ABC, Generic[P]):
     def process(self, frames: Batch) -> Results:
         """Process a batch of one or more frames and return when the results are on the host.
 
+        Frames come in ascending order, from batch to batch.
+
         :raises ProcessingError: the batch could not be processed; its frames count as failed.
         """
+
+    def finish(self) -> tuple[Accumulated, ...]:
+        """Return what is still being accumulated, once no more frames come. The default accumulates nothing.
+
+        :raises ProcessingError: the device failed.
+        """
+        return ()
 
     def close(self) -> None:
         """Free what the pipeline holds on the device. The default holds nothing."""

@@ -6,7 +6,7 @@ import pytest
 
 from lima2_processing.calibration import CalibrationFile
 from lima2_processing.errors import DeviceError, ParameterError, ProcessingError
-from lima2_processing.frame import Frame, FrameSpec, PixelKind
+from lima2_processing.frame import Frame, FrameSpec, PixelKind, fill_value
 from lima2_processing.layouts import grid, jungfrau
 from lima2_processing.pipelines.smx import Smx
 from lima2_processing.pipelines.smx_params import PLUGIN, ErrorModel, GainUnit, SmxParams, Veto
@@ -340,6 +340,60 @@ def test_what_veto_leaves_out(make, veto, vetoed, dense_of_hits, dense_of_others
                 np.testing.assert_array_equal(value.index, whole.values[name].index)
             else:
                 np.testing.assert_array_equal(value, whole.values[name])
+
+
+def accumulated(pipeline, frames, step):
+    """Process frames a few at a time, and return what was accumulated."""
+    done = []
+    for start in range(0, len(frames), step):
+        done += pipeline.process(frames[start : start + step]).accumulated
+    done += pipeline.finish()
+    assert pipeline.finish() == ()
+    return done
+
+
+@pytest.mark.parametrize("step", [1, 3, 40])
+@pytest.mark.parametrize("dtype", ["<u2", "<f4"])
+def test_frames_are_accumulated_by_windows_of_the_acquisition(make, step, dtype):
+    frames = tuple(
+        Frame(frame.index, frame.data.astype(dtype), 1, 0.0)
+        for frame in hits_and_others()
+        if frame.index not in (5, 17)
+    )
+    mask = np.zeros((70, 50), np.uint8)
+    mask[3, 4] = 1
+    pipeline = make(
+        VETO_PARAMS, FrameSpec((70, 50), dtype), {"mask": mask}, mask=CalibrationFile("m.npy"), acc_nb_frames_xfer=16
+    )
+    done = accumulated(pipeline, frames, step)
+    assert [one.window for one in done] == [0, 1, 2]
+    declared = {output.name: output for output in pipeline.outputs() if output.window == 16}
+    for one in done:
+        inside = [frame for frame in frames if frame.index // 16 == one.window]
+        chosen = {
+            "corrected": inside,
+            "hit": [frame for frame in inside if frame.index % 4 == 0],
+            "non_hit": [frame for frame in inside if frame.index % 4],
+        }
+        assert one.values.keys() == declared.keys()
+        for name, expected in chosen.items():
+            image = one.values[f"acc_{name}"]
+            total = sum(frame.data.astype(float) for frame in expected)
+            total[3, 4] = fill_value(image.dtype.str)
+            np.testing.assert_array_equal(image, total)
+            assert image.dtype.str == declared[f"acc_{name}"].dtype
+            assert one.values[f"acc_n_{name}"] == len(expected)
+
+
+def test_accumulated_frames_are_corrected(make):
+    pipeline = make(acc_nb_frames_xfer=100)
+    frames = raw_frames(TINY, calibration(TINY))
+    results = pipeline.process(frames)
+    assert results.accumulated == ()
+    (done,) = pipeline.finish()
+    np.testing.assert_allclose(
+        done.values["acc_corrected"], sum(result.values["dense"] for result in results.frames), rtol=1e-6, atol=1e-4
+    )
 
 
 def test_a_share_of_the_frames_that_are_no_hits_is_kept(make):

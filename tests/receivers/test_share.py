@@ -12,7 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lima2_processing.errors import ProcessingError
-from lima2_processing.frame import Frame, FrameResult, FrameSpec, ModuleLayout, Output, OutputKind, Results, SparseFrame
+from lima2_processing.frame import (
+    Accumulated,
+    Frame,
+    FrameResult,
+    FrameSpec,
+    ModuleLayout,
+    Output,
+    OutputKind,
+    Results,
+    SparseFrame,
+)
 from lima2_receivers.acquisition import Acquisition, Event, Outcome, State
 from lima2_receivers.errors import SavingError, StateError
 from lima2_receivers.ledger import Counts, FrameStatus, Run
@@ -35,7 +45,9 @@ OVERTAKEN = "never arrived, later frames did"
 SPARSE = Output("sparse", OutputKind.SPARSE, "<f4", (8, 6), "sparse")
 PEAKS = Output("n_peaks", OutputKind.SCALAR, "<i4", (), "results")
 HIT = Output("is_hit", OutputKind.SCALAR, "|u1", (), "results")
-OUTPUTS = (SPARSE, PEAKS, HIT)
+WINDOW = 4
+ACCUMULATED = Output("acc", OutputKind.IMAGE, "<u4", (8, 6), "accumulated", window=WINDOW)
+OUTPUTS = (SPARSE, PEAKS, HIT, ACCUMULATED)
 
 
 class SilentSource(Source):
@@ -49,10 +61,21 @@ class FakePipeline:
     def __init__(self):
         self.spoil = lambda frames, results: results
         self.closed = 0
+        self._in_window = []
 
     def process(self, frames):
         results = tuple(self._result(frame) for frame in frames)
-        return Results(tuple(self.spoil(frames, results)))
+        done = ()
+        for frame in frames:
+            if self._in_window and self._in_window[0] // WINDOW != frame.index // WINDOW:
+                done += self.finish()
+            self._in_window.append(frame.index)
+        return Results(tuple(self.spoil(frames, results)), done)
+
+    def finish(self):
+        indices, self._in_window = self._in_window, []
+        total = np.full((8, 6), sum(indices), "<u4")
+        return (Accumulated(indices[0] // WINDOW, {"acc": total}),) if indices else ()
 
     def close(self):
         self.closed += 1
@@ -103,7 +126,9 @@ class Rig:
         self.topology = RoundRobin(n_receivers)
         self.pipeline = pipeline
         outputs = (raw_output(SPEC), *(OUTPUTS if pipeline else ()))
-        streams = {name: StreamSaving(compression=Compression.NONE) for name in ("raw", "sparse", "results")}
+        streams = {
+            name: StreamSaving(compression=Compression.NONE) for name in ("raw", "sparse", "results", "accumulated")
+        }
         saving = SavingParams(str(folder), "run", policy, streams)
         self.files = BrokenFiles(folder, rank, saving, outputs, (), {})
         self.share = Share(
@@ -436,6 +461,34 @@ def test_results_and_scalars_are_those_of_their_frame(rig):
     assert r.share.progress(ID, 0).hits == 3
     with h5py.File(r.folder / "run_results_0.h5", "r") as file:
         assert file["/entry_0000/results/n_peaks"][()].tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_was_accumulated_has_a_row_a_window(rig, tmp_path, batch):
+    r = rig(pipeline=FakePipeline(), batch=batch)
+    for index in (0, 1, 2, 3, 4, 6, 13):  # nothing of window 2 comes
+        r.send(index)
+    r.finish(14)
+    with h5py.File(tmp_path / "run_accumulated_0.h5", "r") as file:
+        rows = file["/entry_0000/accumulated/acc"][()]
+    assert rows.shape == (4, 8, 6)
+    assert rows[:, 0, 0].tolist() == [0 + 1 + 2 + 3, 4 + 6, 2**32 - 1, 13]
+
+
+def test_what_can_not_be_accumulated_fails_the_share(rig):
+    pipeline = FakePipeline()
+    r = rig(pipeline=pipeline)
+
+    def finish():
+        raise ProcessingError("the device is lost")
+
+    r.send(0, 1)
+    r.until(settled=2)
+    pipeline.finish = finish
+    r.share.announce(2, final=True)
+    r.until()
+    r.share.close()
+    assert "the device is lost" in r.machine.reason
 
 
 def test_a_row_that_is_not_settled_has_no_scalars_yet(rig):

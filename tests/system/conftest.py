@@ -133,12 +133,14 @@ class Site:
         mode: str = "internal",
         pipeline: bool = False,
         expo: float = 0.001,
+        params: dict[str, object] | None = None,
         **detector,
     ) -> AcquisitionPlan:
         smx = {
             "pedestal": [{"path": str(self.detector / "pedestal.npy")}],
             "gain": [{"path": str(self.detector / "gain.npy")}],
             "min_nb_peaks": 3,
+            **(params or {}),
         }
         return AcquisitionPlan(
             saving=SavingParams(base_path=str(self.data), filename_prefix=prefix),

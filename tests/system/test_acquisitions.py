@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lima2_receivers.detectors.journal import latest_journal, read_journal
+from lima2_receivers.saving.read import read_accumulated, read_rows
 
 
 def check_raw(site, prefix: str) -> np.ndarray:
@@ -49,6 +50,31 @@ async def test_every_frame_is_saved_where_it_belongs(make_site, helpers, n_recei
         assert (final.outcome, final.announced, final.announced_by) == ("complete", 40, "triggers")
         assert final.counts.saved == final.written == 40
     check_raw(site, "run")
+
+
+async def test_frames_are_accumulated_over_all_receivers(make_site, helpers):
+    site = make_site(n_receivers=2)
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        plan = site.plan("run", 25, pipeline=True, params={"acc_nb_frames_xfer": 10}, lose=[3, 4])
+        await client.prepare(acquisition, plan)
+        await client.start(acquisition)
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.counts.saved, final.counts.lost) == ("complete", 23, 2)
+    master = site.data / "run_master.h5"
+    dense = read_rows(master, "/entry_0000/measurement/dense").astype(float)
+    hits = read_rows(master, "/entry_0000/measurement/is_hit")
+    assert 0 < (hits == 1).sum() < 23
+    for window in range(3):
+        inside = slice(10 * window, 10 * window + 10)
+        for name, chosen in (
+            ("corrected", hits[inside] != 255),
+            ("hit", hits[inside] == 1),
+            ("non_hit", hits[inside] == 0),
+        ):
+            image, n_frames = read_accumulated(master, name, window)
+            assert n_frames == chosen.sum()
+            np.testing.assert_allclose(image, dense[inside][chosen].sum(axis=0), rtol=1e-5, atol=1e-2)
 
 
 async def test_lost_frames_shift_nothing(make_site, helpers):

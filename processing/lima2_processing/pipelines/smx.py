@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..device import Device
 from ..errors import DeviceError, ProcessingError
 from ..frame import (
+    Accumulated,
     Batch,
     Constant,
     Frame,
@@ -35,6 +36,7 @@ from ..stages.radial_background import Background, RadialBackground
 from ..stages.sparsify import Picked, Sparsify
 from .smx_params import ErrorModel, SmxParams, Veto
 from .smx_setup import check, make_bins, make_images
+from .smx_sums import Sums, sum_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class _Work:
     """What a pipeline holds on the device: where frames are put, and the stages that they go through.
 
     :param dense: makes the images that are saved; None: they are saved as they are.
+    :param sums: None: frames are not accumulated.
     """
 
     upload: cl.Buffer
@@ -50,6 +53,7 @@ class _Work:
     sparsify: Sparsify
     peaks: Peaks
     dense: Dense | None
+    sums: Sums | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,11 @@ class Smx(Pipeline[SmxParams]):
                 params.connected,
             ),
             dense=None if as_they_are else Dense(device, pixels, images.bad, self._dense_type, *scaled[1:], batch),
+            sums=Sums(device, self._queue, pixels, images.bad, window)
+            if (window := params.acc_nb_frames_xfer)
+            else None,
         )
-
+        self._pixels = pixels
         self._warm_up(self._work)
 
     def _warm_up(self, work: _Work) -> None:
@@ -117,6 +124,8 @@ class Smx(Pipeline[SmxParams]):
             for stage in work.stages:
                 images = stage.enqueue(self._queue, images, self.batch)
             work.dense.enqueue(self._queue, images, self.batch)
+        if work.sums is not None:
+            work.sums.finish()
         self._queue.finish()
 
     @property
@@ -125,6 +134,7 @@ class Smx(Pipeline[SmxParams]):
 
     def outputs(self) -> tuple[Output, ...]:
         """Return everything that this pipeline makes of a frame."""
+        window = self.params.acc_nb_frames_xfer
         bins, peaks = (self.params.n_bins,), (self.params.max_peaks, len(COLUMNS))
         unit = "photons" if self.params.pedestal else ""
         image, profile, table, scalar = OutputKind.IMAGE, OutputKind.PROFILE, OutputKind.TABLE, OutputKind.SCALAR
@@ -147,6 +157,7 @@ class Smx(Pipeline[SmxParams]):
             Output("n_peaks", scalar, "<i4", (), "results", "", "number of peaks", hinted=True),
             Output("is_hit", scalar, "|u1", (), "results", "", "hit", hinted=True),
             Output("peaks_overflow", scalar, "|u1", (), "results", "", "more peaks than max_peaks"),
+            *(sum_outputs(self._pixels, self._shape, window, unit) if window else ()),
         )
 
     def constants(self) -> tuple[Constant, ...]:
@@ -170,17 +181,30 @@ class Smx(Pipeline[SmxParams]):
         """
         if self._work is None:
             raise ProcessingError("smx: closed")
-        results: list[FrameResult] = []
+        results = Results(())
         for start in range(0, len(frames), self.batch):
-            results += self._process(self._work, frames[start : start + self.batch])
-        return Results(tuple(results))
+            part = self._process(self._work, frames[start : start + self.batch])
+            results = Results(results.frames + part.frames, results.accumulated + part.accumulated)
+        return results
+
+    def finish(self) -> tuple[Accumulated, ...]:
+        """Return the sums of the last window.
+
+        :raises DeviceError: the device failed.
+        """
+        if self._work is None or self._work.sums is None:
+            return ()
+        try:
+            return self._work.sums.finish()
+        except cl.Error as error:
+            raise DeviceError(f"{self.device.name}: {error}") from error
 
     def close(self) -> None:
         """Wait for the device and free its memory."""
         self._queue.finish()
         self._work = None
 
-    def _process(self, work: _Work, frames: Batch) -> list[FrameResult]:
+    def _process(self, work: _Work, frames: Batch) -> Results:
         n = len(frames)
         data = [self._raw(frame) for frame in frames]
         try:
@@ -192,7 +216,11 @@ class Smx(Pipeline[SmxParams]):
             background = work.background.enqueue(self._queue, images, n)
             picked = work.sparsify.run(self._queue, images, background, n)
             peaks = work.peaks.run(self._queue, images, background, picked)
-            return self._read_back(work, frames, _Enqueued(images, background, picked), peaks)
+            results = self._read_back(work, frames, _Enqueued(images, background, picked), peaks)
+            if work.sums is None:
+                return Results(results)
+            hits = [bool(result.values["is_hit"]) for result in results]
+            return Results(results, work.sums.add(images, frames, hits))
         except cl.Error as error:
             raise DeviceError(f"{self.device.name}: {error}") from error
 
@@ -214,7 +242,7 @@ class Smx(Pipeline[SmxParams]):
 
     def _read_back(
         self, work: _Work, frames: Batch, done: _Enqueued, peaks: list[NDArray[np.float32]]
-    ) -> list[FrameResult]:
+    ) -> tuple[FrameResult, ...]:
         n, total = len(frames), int(done.picked.ends[-1])
         tables = [self._table(found) for found in peaks]
         vetoed = [self._is_vetoed(frame, table) for frame, table in zip(frames, tables, strict=True)]
@@ -239,7 +267,7 @@ class Smx(Pipeline[SmxParams]):
             if (image := dense[at]) is not None:
                 values["dense"] = image
             results.append(FrameResult(frame.index, values, vetoed[at]))
-        return results
+        return tuple(results)
 
     def _read_dense(self, work: _Work, images: cl.Buffer, vetoed: list[bool]) -> list[NDArray[np.generic] | None]:
         """Return the images that are saved, once the queue has finished; None: not that of this frame."""

@@ -73,6 +73,8 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
         smallest of a signed or the largest of an unsigned integer type.
     :param dense_factor: dense frames hold value times factor plus offset.
     :param dense_offset: see ``dense_factor``.
+    :param acc_nb_frames_xfer: frames of the acquisition whose sums are saved together: of all corrected frames, of hits
+        and of the others, each receiver its own; 0: none are.
     """
 
     pedestal: tuple[CalibrationFile, ...] = ()
@@ -105,11 +107,12 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     dense_type: Literal["int32", "int16", "uint16", "float16", "float32"] = "float32"
     dense_factor: float = 1.0
     dense_offset: float = 0.0
+    acc_nb_frames_xfer: Annotated[int, Meta(ge=0)] = 0
 
 
 PLUGIN = PipelinePlugin(
     name="smx",
     params=SmxParams,
     implementation="lima2_processing.pipelines.smx:Smx",
-    streams=("dense", "sparse", "results"),
+    streams=("dense", "sparse", "results", "accumulated"),
 )

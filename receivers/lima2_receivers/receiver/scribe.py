@@ -30,6 +30,13 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True)
+class SavingWindow:
+    """Encoded values of a window, on their way to the files."""
+
+    row: EncodedRow
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """Every row below ``rows`` of which nothing is known is lost."""
 
@@ -58,7 +65,7 @@ class Scribe:
         self._fail = fail
         self._refused = ""  # why nothing is written any more
         self._pending: list[Fate] = []  # rows that are written but not flushed
-        self._items: queue.Queue[Saving | Fate | Missing | None] = queue.Queue(maxsize=room)
+        self._items: queue.Queue[Saving | SavingWindow | Fate | Missing | None] = queue.Queue(maxsize=room)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     @property
@@ -70,7 +77,7 @@ class Scribe:
         """Start the thread."""
         self._thread.start()
 
-    def hand(self, item: Saving | Fate | Missing) -> None:
+    def hand(self, item: Saving | SavingWindow | Fate | Missing) -> None:
         """Hand over a row, or what became of it. Waits while there is no room."""
         self._items.put(item)
 
@@ -109,12 +116,15 @@ class Scribe:
         self._commit()
         self._attempt(lambda: self._files.close(self._book.rows))
 
-    def _take(self, item: Saving | Fate | Missing) -> None:
+    def _take(self, item: Saving | SavingWindow | Fate | Missing) -> None:
         match item:
             case Missing(rows, reason):
                 self._commit()
                 for row in self._book.claim_missing(rows):
                     self._take(Fate(row, FrameStatus.LOST, self._refused or reason))
+            case SavingWindow(row):
+                if not self._refused:
+                    self._attempt(lambda: self._files.write_accumulated(row))
             case Fate():
                 if not self._refused:
                     self._attempt(lambda: self._files.skip(item.row))

@@ -18,7 +18,17 @@ import numpy as np
 
 from lima2_processing.errors import ProcessingError
 from lima2_processing.failover import Failover
-from lima2_processing.frame import AcquisitionId, Frame, FrameResult, LocalIdx, Output, OutputKind, ReceiverIdx
+from lima2_processing.frame import (
+    Accumulated,
+    AcquisitionId,
+    Frame,
+    FrameResult,
+    LocalIdx,
+    Output,
+    OutputKind,
+    ReceiverIdx,
+    Results,
+)
 
 from ..acquisition import Acquisition, Event, State
 from ..errors import ReceiverError
@@ -30,7 +40,7 @@ from ..source import SeriesEnd, Source, Stranger
 from ..topology import Topology
 from .book import Book, Fate
 from .ring import FrameRing, Slot
-from .scribe import Missing, Saving, Scribe
+from .scribe import Missing, Saving, SavingWindow, Scribe
 
 log = logging.getLogger(__name__)
 
@@ -202,6 +212,7 @@ class Share:
         if self._thread.is_alive():
             self._thread.join()
         self._pool.shutdown(wait=True)
+        self._guard(self._finish_windows)
         self._scribe.finish()
         if self._pipeline is not None:
             self._guard(self._pipeline.close)
@@ -244,7 +255,7 @@ class Share:
         while (batch := self._next_batch()) is not None:
             frames = tuple(frame for frame, _ in batch)
             if self._pipeline is None:
-                results = tuple(FrameResult(frame.index, {}) for frame in frames)
+                results = Results(tuple(FrameResult(frame.index, {}) for frame in frames))
             else:
                 try:
                     results = self._process(self._pipeline, frames)
@@ -254,16 +265,18 @@ class Share:
                 except Exception as error:  # a bug in a pipeline must not take rows and slots with it
                     self._fail_batch(batch, self.fail_by(error))
                     continue
-            for (frame, slot), result in zip(batch, results, strict=True):
+            for (frame, slot), result in zip(batch, results.frames, strict=True):
                 self._waiting.acquire()
                 self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._encode(f, s, r))
+            for window in results.accumulated:
+                self._pool.submit(self._guard, lambda w=window: self._encode_window(w))
 
-    def _process(self, pipeline: Failover, frames: tuple[Frame, ...]) -> tuple[FrameResult, ...]:
+    def _process(self, pipeline: Failover, frames: tuple[Frame, ...]) -> Results:
         processed = pipeline.process(frames)
         got = [result.index for result in processed.frames]
         if got != (expected := [frame.index for frame in frames]):
             raise ValueError(f"got results of frames {got}, expected {expected}")
-        return processed.frames
+        return processed
 
     def _fail_batch(self, batch: list[tuple[Frame, Slot]], reason: str) -> None:
         for frame, slot in batch:
@@ -285,6 +298,15 @@ class Share:
                 break
             batch.append(item)
         return batch
+
+    def _finish_windows(self) -> None:
+        if self._pipeline is not None:
+            for window in self._pipeline.finish():
+                self._encode_window(window)
+
+    def _encode_window(self, window: Accumulated) -> None:
+        values = self._files.encode(window.values, accumulated=True)
+        self._scribe.hand(SavingWindow(EncodedRow(LocalIdx(window.window), values)))
 
     def _settle_later(self, frame: Frame, status: FrameStatus, reason: str) -> None:
         self._scribe.hand(Fate(self._topology.locate(frame.index)[1], status, reason))

@@ -88,9 +88,12 @@ def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
     datasets = [
         _link_output(measurement, info, output, _name_in_measurement(output, saved))
         for output in saved
-        if output.kind is not OutputKind.SPARSE
+        if output.kind is not OutputKind.SPARSE and not output.window
     ]
     datasets += [_sparse(output) for output in saved if output.kind is OutputKind.SPARSE]
+    for output in saved:
+        if output.window:
+            _link_accumulated(measurement, info, output)
     datasets += [_link_column(measurement, info.ledger, name) for name in COLUMNS]
     entry["ledger"] = h5py.ExternalLink(info.ledger, GROUP)
     for rank, files in enumerate(info.files):
@@ -104,7 +107,7 @@ def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
 
 def _name_in_measurement(output: Output, saved: list[Output]) -> str:
     """Return ``data`` for the main image: the dense one, else the raw one."""
-    images = [other.name for other in saved if other.kind is OutputKind.IMAGE]
+    images = [other.name for other in saved if other.kind is OutputKind.IMAGE and not other.window]
     main = "dense" if "dense" in images else (images[0] if images else "")
     return DATA if output.name == main else output.name
 
@@ -139,6 +142,20 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
         label=output.label,
         hinted=output.hinted,
     )
+
+
+def _link_accumulated(measurement: h5py.Group, info: MasterInfo, output: Output) -> None:
+    """Show an accumulated output as (windows, receivers, ...): each receiver has what it accumulated itself."""
+    n = len(info.files)
+    layout = h5py.VirtualLayout((1, n, *output.shape), output.dtype, maxshape=(None, n, *output.shape))
+    for rank, files in enumerate(info.files):
+        name, path = files[output.stream], dataset_path(output)
+        shape, longest = (1, *output.shape), (None, *output.shape)
+        source = h5py.VirtualSource(name, path, shape=shape, dtype=output.dtype, maxshape=longest)
+        layout[0 : h5py.h5s.UNLIMITED, rank] = source[0 : h5py.h5s.UNLIMITED]
+    made = measurement.create_virtual_dataset(output.name, layout, fillvalue=output.fill)
+    made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
+    made.attrs["frames_per_window"] = output.window
 
 
 def _sparse(output: Output) -> Dataset:

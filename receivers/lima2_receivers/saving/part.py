@@ -88,7 +88,7 @@ class PartFiles:
         self.names = part_names(saving.filename_prefix, rank, enabled)
         self._outputs = {output.name: output for output in outputs if output.stream in self.names}
         self._compression = {stream: saving.stream(stream).compression for stream in enabled}
-        self._rows = 0
+        self._extent = {False: 0, True: 0}  # rows of frames, and of accumulated windows
         self._streams: dict[str, _StreamFile] = {}
         self._claims: list[Claim] = []
         try:
@@ -102,13 +102,18 @@ class PartFiles:
             self.discard()
             raise
 
-    def encode(self, values: Mapping[str, NDArray[np.generic] | SparseFrame]) -> dict[str, Value]:
+    def encode(
+        self, values: Mapping[str, NDArray[np.generic] | SparseFrame], accumulated: bool = False
+    ) -> dict[str, Value]:
         """Return the values of those outputs that are saved, images compressed. Any thread may call it.
 
+        :param accumulated: these are values of a window, not of a frame.
         :raises SavingError: an output is missing, or a value has another shape or type than was declared.
         """
         encoded: dict[str, Value] = {}
         for name, output in self._outputs.items():
+            if bool(output.window) is not accumulated:
+                continue
             value = values.get(name)
             if value is None and output.optional:
                 continue
@@ -134,13 +139,25 @@ class PartFiles:
         """
         self.keep()
         for row in rows:
-            self._rows = max(self._rows, row.row + 1)
-            for stream in self._streams.values():
+            self._write(row, accumulated=False)
+
+    def write_accumulated(self, row: EncodedRow) -> None:
+        """Write the values of a window, in any order, each once.
+
+        :param row: its row is the window's number.
+        :raises SavingError: a file can't be written.
+        """
+        self._write(row, accumulated=True)
+
+    def _write(self, row: EncodedRow, accumulated: bool) -> None:
+        self._extent[accumulated] = max(self._extent[accumulated], row.row + 1)
+        for stream in self._streams.values():
+            if stream.accumulated is accumulated:
                 stream.write(row)
 
     def skip(self, row: LocalIdx) -> None:
         """Note that a row will have no data."""
-        self._rows = max(self._rows, row + 1)
+        self._extent[False] = max(self._extent[False], row + 1)
         for stream in self._streams.values():
             stream.skip(row)
 
@@ -150,17 +167,18 @@ class PartFiles:
         :raises SavingError: a file can't be written.
         """
         for stream in self._streams.values():
-            stream.flush(self._rows)
+            stream.flush(self._extent[stream.accumulated])
 
     def close(self, rows: int) -> None:
-        """Extend every dataset to ``rows`` and close the files. Closed already, it does nothing.
+        """Extend every dataset and close the files. Closed already, it does nothing.
 
+        :param rows: frames of this receiver.
         :raises SavingError: a file can't be written; the others are closed all the same.
         """
         failure: SavingError | None = None
         for stream in self._streams.values():
             try:
-                stream.close(max(rows, self._rows))
+                stream.close(max(0 if stream.accumulated else rows, self._extent[stream.accumulated]))
             except SavingError as error:
                 failure = failure or error
         self._streams.clear()
@@ -192,6 +210,7 @@ class _StreamFile:
         self, claimed: Claim, opened: h5py.File, stream: str, outputs: Sequence[Output], compression: Compression
     ) -> None:
         self.path = claimed.path
+        self.accumulated = any(output.window for output in outputs)
         self._claim = claimed
         self._file = opened
         self._name = stream
@@ -204,6 +223,8 @@ class _StreamFile:
 
     def begin(self, constants: Sequence[Constant], metadata: Mapping[str, str]) -> None:
         """Make all datasets, then let readers in."""
+        if len({output.window for output in self._outputs}) > 1:
+            raise SavingError(f"stream {self._name}: its outputs have rows of different numbers of frames")
         with saving_errors(self.path, "making"):
             self._file.attrs["default"] = "entry_0000"
             entry = group(self._file, "entry_0000", "NXentry")

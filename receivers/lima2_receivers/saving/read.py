@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_processing.frame import LocalIdx, SparseFrame
+from lima2_processing.frame import LocalIdx, SparseFrame, fill_value
 
 from ..errors import SavingError
 from .h5 import saving_errors
@@ -115,6 +115,29 @@ def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
         if not isinstance(link, h5py.ExternalLink):
             raise SavingError(f"reading {master}: there are no sparse frames")
     return read_sparse(master.parent / link.filename, LocalIdx(row))
+
+
+def read_accumulated(master: Path, name: str, window: int) -> tuple[NDArray[np.generic], int]:
+    """Return an accumulated image (rows, cols), summed over all receivers, and how many frames are in it.
+
+    Counts are uint64 there, with the largest for pixels without a value; other images float64 with NaN.
+
+    :param name: ``corrected``, ``hit`` or ``non_hit``.
+    :param window: number of the window.
+    :raises SavingError: the file can't be read, has nothing accumulated, or not that window yet.
+    """
+    with open_file(master) as file:
+        counts = find_dataset(file, f"{MEASUREMENT}/acc_n_{name}")
+        if not 0 <= window < len(counts):
+            raise SavingError(f"reading {master}: window {window} is not there, {len(counts)} are")
+        n_frames = np.asarray(counts[window])
+        with_frames = n_frames != fill_value(n_frames.dtype.str)
+        parts = np.asarray(find_dataset(file, f"{MEASUREMENT}/acc_{name}")[window])[with_frames]
+    nothing = fill_value(parts.dtype.str)
+    total = parts.sum(axis=0, dtype="<u8" if parts.dtype.kind == "u" else "<f8")
+    if total.dtype.kind == "u":
+        total[(parts == nothing).any(axis=0)] = fill_value("<u8")
+    return total, int(n_frames[with_frames].sum())
 
 
 def find_dataset(place: h5py.Group, path: str) -> h5py.Dataset:
