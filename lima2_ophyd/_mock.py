@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ophyd_async.core import DeviceMock, callback_on_mock_execute, set_mock_value
 
-from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind
+from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind, PipelineFacts
 from lima2_receivers.acquisition import Outcome, State
 from lima2_receivers.messages import Dataset, Prepared, Values
 from lima2_receivers.published import AcquisitionState, ReceiverCounters
@@ -53,7 +53,7 @@ class Lima2DetectorMock(DeviceMock["Lima2Detector"]):
                     f"{place}_ledger.h5",
                     MOCK_DATASETS,
                     FrameSpec(MOCK_SHAPE, "<u2"),
-                    ("mock",),
+                    (PipelineFacts("mock"),),
                 )
             )
 

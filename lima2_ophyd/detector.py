@@ -143,7 +143,7 @@ class Lima2Detector(StandardDetector):
         if prepared is not None:
             self._set_id(prepared.acquisition)
             self._set_master(prepared.master_file)
-            self._set_device(", ".join(sorted(set(prepared.device))))
+            self._set_device(", ".join(sorted({facts.device for facts in prepared.pipelines})))
 
     @WatchableAsyncStatus.wrap
     async def trigger(self) -> AsyncIterator[WatcherUpdate[int]]:

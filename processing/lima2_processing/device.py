@@ -7,7 +7,9 @@ must not fork afterwards.
 
 from __future__ import annotations
 
+import itertools
 import re
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -22,6 +24,10 @@ from .errors import DeviceError, KernelBuildError
 _FLAGS = ("-cl-std=CL1.2",)  # no fast-math: NaN marks masked pixels, infinity saturated ones
 
 
+class _Counted(cl.Buffer):
+    """A buffer that can be weakly referenced, as pyopencl's own can't."""
+
+
 class Device:
     """An OpenCL device with its context and kernels. A context manager.
 
@@ -34,6 +40,13 @@ class Device:
         self.compute_units = int(device.max_compute_units)
         self.context = cl.Context([device])
         self._programs: dict[tuple[Path, tuple[str, ...]], cl.Program] = {}
+        self._sizes: dict[int, int] = {}  # bytes of the buffers that live, by number
+        self._numbers = itertools.count()
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that buffers take now."""
+        return sum(list(self._sizes.values()))
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +87,7 @@ class Device:
         try:
             access = cl.mem_flags.READ_WRITE if writable else cl.mem_flags.READ_ONLY
             flags = access | cl.mem_flags.COPY_HOST_PTR
-            return cl.Buffer(self.context, flags, hostbuf=np.ascontiguousarray(data))
+            return self._count(_Counted(self.context, flags, hostbuf=np.ascontiguousarray(data)))
         except cl.Error as error:
             raise DeviceError(f"{self.name}: no room for {data.nbytes} bytes: {error}") from error
 
@@ -84,9 +97,15 @@ class Device:
         :raises DeviceError: the device has no room.
         """
         try:
-            return cl.Buffer(self.context, cl.mem_flags.READ_WRITE, max(4, nbytes))
+            return self._count(_Counted(self.context, cl.mem_flags.READ_WRITE, max(4, nbytes)))
         except cl.Error as error:
             raise DeviceError(f"{self.name}: no room for {nbytes} bytes: {error}") from error
+
+    def _count(self, buffer: _Counted) -> cl.Buffer:
+        number = next(self._numbers)
+        self._sizes[number] = buffer.size
+        weakref.finalize(buffer, self._sizes.pop, number).atexit = False
+        return buffer
 
     def close(self) -> None:
         """Drop the kernels. Buffers belong to the pipelines that made them."""

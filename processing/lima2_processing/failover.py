@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from .errors import DeviceError
-from .frame import Accumulated, Batch, Constant, FrameResult, Output, OutputKind, Results
+from .frame import Accumulated, Batch, Constant, FrameResult, Output, OutputKind, PipelineFacts, Results
 from .pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ class Failover:
     def constants(self) -> tuple[Constant, ...]:
         """Return the pipeline's constants."""
         return self._pipeline.constants()
+
+    def facts(self) -> PipelineFacts:
+        """Return the facts of the pipeline on the device that was chosen."""
+        return self._pipeline.facts()
 
     def process(self, frames: Batch) -> Results:
         """Process a batch.

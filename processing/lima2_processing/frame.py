@@ -168,6 +168,20 @@ class Constant:
     label: str = ""
 
 
+class PipelineFacts(msgspec.Struct, frozen=True):
+    """What people want to know of a pipeline that was made.
+
+    :param device: name of what it runs on.
+    :param device_bytes: memory that it took on the device when it was made. What depends on the frames may grow, up to
+        a bound that its pipeline knows.
+    :param pixels: number of pixels of the image, by what they are not used for, in words.
+    """
+
+    device: str = ""
+    device_bytes: int = 0
+    pixels: dict[str, int] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class SparseFrame:
     """The pixels of one frame that stand above its background.

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .frame import Accumulated, Batch, Constant, FrameSpec, Output, Results
+from .frame import Accumulated, Batch, Constant, FrameSpec, Output, PipelineFacts, Results
 
 if TYPE_CHECKING:
     import pyopencl as cl
@@ -55,6 +55,10 @@ class Pipeline(ABC, Generic[P]):
     def constants(self) -> tuple[Constant, ...]:
         """Return what is saved once for the acquisition."""
         return ()
+
+    def facts(self) -> PipelineFacts:
+        """Return what people want to know. The default names the device."""
+        return PipelineFacts(self.device.name)
 
     @abstractmethod
     def process(self, frames: Batch) -> Results:

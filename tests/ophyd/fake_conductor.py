@@ -12,7 +12,7 @@ import numpy as np
 import zmq
 import zmq.asyncio
 
-from lima2_processing.frame import FrameSpec, OutputKind
+from lima2_processing.frame import FrameSpec, OutputKind, PipelineFacts
 from lima2_receivers.acquisition import Acquisition, Event, State
 from lima2_receivers.control import Capabilities, Range
 from lima2_receivers.errors import StateError
@@ -276,7 +276,9 @@ class FakeConductor:
             raise error
         run = self.runs[acquisition] = _Run(acquisition, plan)
         spec = FrameSpec((2, ROWS // 2, COLUMNS), "<u2")
-        return Prepared(acquisition, str(run.files.master), "", DATASETS, spec, ("fake", "fake"))
+        return Prepared(
+            acquisition, str(run.files.master), "", DATASETS, spec, (PipelineFacts("fake"), PipelineFacts("fake"))
+        )
 
     def _find(self, acquisition):
         if acquisition not in self.runs:

@@ -208,6 +208,42 @@ def test_user_mask_of_raw_values(make):
     np.testing.assert_array_equal(np.isnan(values["dense"].ravel()), masked == 1)
 
 
+def test_pixels_that_are_not_used_are_counted(make, device):
+    files = calibration(TINY)
+    files["pedestal.0"][1, 700] = np.nan
+    files["gain.0"][0, 701] = 0
+    files["gain.0"][2, 701:704] = np.inf
+    mask = np.zeros(TINY.layout.image_shape, np.uint8)
+    mask[:2] = 1
+    before = device.allocated
+    pipeline = make(files={**files, "mask": mask}, mask=CalibrationFile("mask.npy"))
+    facts = pipeline.facts()
+    dense = pipeline.process(raw_frames(TINY, files)[:1]).frames[0].values["dense"]
+    gaps = np.isnan(make().process(raw_frames(TINY, calibration(TINY))[:1]).frames[0].values["dense"]).sum()
+    assert facts.pixels == {
+        "gaps": gaps,
+        "without pedestal or gain": 4,
+        "masked": mask.sum(),
+        "unused": np.isnan(dense).sum(),
+    }
+    assert facts.device == device.name
+    assert facts.device_bytes > 4 * TINY.nbytes
+    assert device.allocated >= before + facts.device_bytes
+    pipeline.close()
+    assert device.allocated < before + facts.device_bytes
+
+
+def test_memory_on_the_device_has_a_bound(make, device):
+    pipeline = make(SmxParams(n_bins=10), FrameSpec((70, 50), "<f4"))
+    rng = np.random.default_rng(0)
+    bound = pipeline.facts().device_bytes + 70 * 50 * (2 * 4 + 2 * 5 * 4)  # every pixel picked, and a peak
+    before = device.allocated
+    for at in range(50):
+        data = rng.normal(0, 1, (70, 50)) + (rng.random((70, 50)) < at / 100) * 1000
+        pipeline.process((Frame(at, data.astype(np.float32), 1, 0.0),))
+        assert device.allocated - before <= bound
+
+
 def test_adc_values_are_never_taken_for_photons(make):
     """Frames of ADC values need a correction; what is a value already can have none."""
     with pytest.raises(ParameterError, match=r"pedestal: got 'none', expected pedestals and gains"):

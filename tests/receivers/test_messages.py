@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lima2_processing.frame import FrameSpec, ModuleLayout, Output, OutputKind
+from lima2_processing.frame import FrameSpec, ModuleLayout, Output, OutputKind, PipelineFacts
 from lima2_receivers import messages as m
 from lima2_receivers import published
 from lima2_receivers.acquisition import Outcome, State
@@ -18,6 +18,7 @@ from lima2_receivers.ledger import Counts, FrameStatus, Run
 from lima2_receivers.plan import AcquisitionPlan, ReceiverPlan, SavingParams, TriggerMode
 
 ID = "0123456789abcdef" * 2
+FACTS = PipelineFacts("cpu", 1 << 28, {"masked": 12, "unused": 30})
 SPEC = FrameSpec((8, 512, 1024), "<u2", ModuleLayout(((0, 0), (550, 0)), (1064, 1030), (256, 256), 2))
 PLAN = AcquisitionPlan(SavingParams("/data", "scan"), detector=msgspec.Raw(b"\x81\xa4loss\xcb?\xe0\0\0\0\0\0\0"))
 OUTPUT = Output("n_peaks", OutputKind.SCALAR, "<i4", (), "results", label="peaks", hinted=True)
@@ -70,9 +71,9 @@ RECEIVER = [
 REPLIES = [
     m.Welcome("receiver 0", "i1"), m.Done(), m.Failed(3, "no"),
     m.Description("jungfrau", "ID00", CAPABILITIES, (m.PipelineDescription("smx", "{}"),), 2, ("/data",)),
-    m.Prepared(ID, "/d/m.h5", "/d/l.h5", (m.Dataset("raw", "/e/r", OutputKind.IMAGE, "<u2", (2, 3)),), SPEC, ("cpu",)),
+    m.Prepared(ID, "/d/m.h5", "/d/l.h5", (m.Dataset("raw", "/e/r", OutputKind.IMAGE, "<u2", (2, 3)),), SPEC, (FACTS,)),
     m.Values(3, {"n_peaks": 4.0}), STATE,
-    m.ReceiverPrepared((OUTPUT,), (m.ConstantInfo("radius", "<f4", (10,), "sparse", "m"),), {"raw": "a.h5"}, "cpu"),
+    m.ReceiverPrepared((OUTPUT,), (m.ConstantInfo("radius", "<f4", (10,), "sparse", "m"),), {"raw": "a.h5"}, FACTS),
     m.ReceiverProgress("i1", (PROGRESS,), 4, 16), m.AcquisitionClosed(ACQUISITION),
 ]  # fmt: skip
 UNIONS = [

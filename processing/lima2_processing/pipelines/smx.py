@@ -23,6 +23,7 @@ from ..frame import (
     FrameSpec,
     Output,
     OutputKind,
+    PipelineFacts,
     Results,
     SparseFrame,
 )
@@ -35,7 +36,7 @@ from ..stages.pixels import FLOAT
 from ..stages.radial_background import Background, RadialBackground
 from ..stages.sparsify import Picked, Sparsify
 from .smx_params import ErrorModel, SmxParams, Veto
-from .smx_setup import check, make_bins, make_images
+from .smx_setup import check, make_bins, make_images, unused_pixels
 from .smx_sums import Sums, sum_outputs
 
 
@@ -78,6 +79,7 @@ class Smx(Pipeline[SmxParams]):
     ) -> None:
         super().__init__(params, spec, device, files, batch)
         check(params, spec)
+        before = device.allocated
         self._shape = image_shape(spec)
         self._queue = device.queue()
         images = make_images(params, spec, device, files, batch)
@@ -114,6 +116,7 @@ class Smx(Pipeline[SmxParams]):
         )
         self._pixels = pixels
         self._warm_up(self._work)
+        self._facts = PipelineFacts(device.name, device.allocated - before, unused_pixels(images, bins))
 
     def _warm_up(self, work: _Work) -> None:
         """Process empty frames: kernels are finished, and memory is there, before the first real frame comes."""
@@ -173,6 +176,10 @@ class Smx(Pipeline[SmxParams]):
                 "radius of each pixel, NaN where masked",
             ),
         )
+
+    def facts(self) -> PipelineFacts:
+        """Return memory on the device, and the pixels that are not used."""
+        return self._facts
 
     def process(self, frames: Batch) -> Results:
         """Process a batch.

@@ -45,11 +45,13 @@ class Images:
     :param stages: what raw frames go through; none: they are images already.
     :param pixels: of the images.
     :param bad: pixels that have no value (rows, cols).
+    :param why: which of them are bad for which reason; several may hold of one pixel.
     """
 
     stages: tuple[Stage, ...]
     pixels: Pixels
     bad: NDArray[np.bool_]
+    why: Mapping[str, NDArray[np.bool_]]
 
 
 def check(params: SmxParams, spec: FrameSpec) -> None:
@@ -96,6 +98,7 @@ def make_images(
     shape = image_shape(spec)
     stages: list[Stage] = []
     bad = np.zeros(int(np.prod(spec.shape)), np.bool_)
+    why: dict[str, NDArray[np.bool_]] = {}
     pixels = FLOAT
     if params.pedestal:
         gain = _stack("gain", files) * _gain_scale(params)
@@ -110,9 +113,13 @@ def make_images(
         bad = bad.reshape(shape)
     else:
         plan = assembly(spec, spec.layout)
-        bad = np.where(plan.source < 0, True, bad[plan.source])
+        why["gaps"] = plan.source < 0
+        bad = ~why["gaps"] & bad[plan.source]
         if not plan.is_identity:
             stages.append(Assemble(device, spec, batch))
+    if params.pedestal:
+        why["without pedestal or gain"] = bad
+    bad = bad | why["gaps"] if "gaps" in why else bad
     if params.solid_angle or params.polarization is not None:
         geometry = _geometry(params, spec, files)
         divisor = normalization_of(geometry, shape, params.solid_angle, params.polarization)
@@ -126,8 +133,15 @@ def make_images(
         stage = Mask(device, FrameSpec(shape, "<f4"), masked)
         if pixels is FLOAT:
             stages.append(stage)
-        bad = bad | (masked != 0)
-    return Images(tuple(stages), pixels, bad)
+        why["masked"] = masked != 0
+        bad = bad | why["masked"]
+    return Images(tuple(stages), pixels, bad, why)
+
+
+def unused_pixels(images: Images, bins: RadialBins) -> dict[str, int]:
+    """Count pixels by why they have no part in background and peaks, and all of them as ``unused``."""
+    found = {reason: int(np.count_nonzero(pixels)) for reason, pixels in images.why.items()}
+    return {**found, "unused": int(np.count_nonzero(np.isnan(bins.position)))}
 
 
 def make_bins(

@@ -59,6 +59,7 @@ class Sparsify:
         self._found = device.allocate(batch * self._n_pixels * 4)
         self._counts = device.allocate(batch * self._n_chunks * 4)
         self._offsets = device.allocate(batch * self._n_chunks * 4)
+        self._most = batch * self._n_pixels  # that can be picked at all
         self._room = 0
         self._index, self._intensity = self._grow(4096)
         self._cuts = (np.float32(cutoff), np.float32(noise))
@@ -91,8 +92,9 @@ class Sparsify:
         return Picked(*packed, ends.reshape(n_frames, -1)[:, -1])
 
     def _grow(self, n_picked: int) -> tuple[cl.Buffer, cl.Buffer]:
-        buffers = self._device.allocate(8 * n_picked), self._device.allocate(8 * n_picked)
-        self._room = 2 * n_picked  # only now: an allocation that fails must not count as room
+        room = min(2 * n_picked, self._most)
+        buffers = self._device.allocate(4 * room), self._device.allocate(4 * room)
+        self._room = room  # only now: an allocation that fails must not count as room
         return buffers
 
 

@@ -190,6 +190,10 @@ class ConductorDaemon:
         run.machine.handle(Event.READY)
         self._driver.add(run)
         log.info("acquisition %s is prepared: %s", run.id, run.prepared.master_file)
+        for rank, facts in enumerate(run.prepared.pipelines):
+            if facts.device:
+                pixels = ", ".join(f"{n} pixels {what}" for what, n in facts.pixels.items())
+                log.info("receiver %d: %.0f MiB on %s; %s", rank, facts.device_bytes / 2**20, facts.device, pixels)
         return run.prepared
 
     async def _start(self, run: Run) -> Message:

@@ -80,7 +80,7 @@ async def prepare(
             constants=replies[0].constants,
             files=tuple(reply.files for reply in replies),
             ledger=ledger.name,
-            device=tuple(reply.device for reply in replies),
+            pipelines=tuple(reply.facts for reply in replies),
         )
         claimed = await in_thread(lambda: run.open_files(master, ledger))
         datasets = await in_thread(lambda: write_master(claimed, info))
@@ -97,7 +97,7 @@ def _prepared(run: Run, info: MasterInfo, master: Path, ledger: Path, datasets: 
         ledger_file=str(ledger),
         datasets=datasets,
         frame_spec=info.frame_spec,
-        device=info.device,
+        pipelines=info.pipelines,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind
+from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind, PipelineFacts
 
 from ..control import Capabilities
 from ..plan import AcquisitionPlan, NonNegative
@@ -84,7 +84,7 @@ class Prepared(Message, frozen=True):
     :param ledger_file: absolute path.
     :param datasets: of the master file. That of ``SPARSE`` kind is not in the file: its frames are in the part files.
     :param frame_spec: what the detector sends.
-    :param device: name of the OpenCL device of each receiver.
+    :param pipelines: what is to be known of each receiver's pipeline, by rank.
     """
 
     acquisition: AcquisitionId
@@ -92,7 +92,7 @@ class Prepared(Message, frozen=True):
     ledger_file: str
     datasets: tuple[Dataset, ...]
     frame_spec: FrameSpec
-    device: tuple[str, ...]
+    pipelines: tuple[PipelineFacts, ...]
 
 
 class Start(Message, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from lima2_processing.frame import AcquisitionId, Output
+from lima2_processing.frame import AcquisitionId, Output, PipelineFacts
 
 from ..acquisition import State
 from ..ledger import Counts, Run
@@ -40,13 +40,13 @@ class ReceiverPrepared(Message, frozen=True):
     :param outputs: everything that is made of a frame, the raw frame included; saved or not.
     :param constants: name, dtype, shape, stream, unit and label of what is saved once.
     :param files: stream to file name, of the streams that are saved.
-    :param device: name of the OpenCL device; empty where none is used.
+    :param facts: of the pipeline; without a pipeline, nothing is in them.
     """
 
     outputs: tuple[Output, ...]
     constants: tuple[ConstantInfo, ...]
     files: dict[str, str]
-    device: str
+    facts: PipelineFacts
 
 
 class Announce(Message, frozen=True):

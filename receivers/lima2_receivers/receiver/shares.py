@@ -12,7 +12,7 @@ import msgspec
 
 from lima2_processing.errors import ParameterError, ProcessingError
 from lima2_processing.failover import Failover
-from lima2_processing.frame import AcquisitionId, Constant, Output, ReceiverIdx
+from lima2_processing.frame import AcquisitionId, Constant, Output, PipelineFacts, ReceiverIdx
 from lima2_processing.pipeline import Calibration, Pipeline
 
 from ..acquisition import Acquisition, Event
@@ -131,7 +131,7 @@ class ShareMaker:
                 ConstantInfo(c.name, c.data.dtype.str, c.data.shape, c.stream, c.unit, c.label) for c in constants
             ),
             files=files.names,
-            device=self._device.name if pipeline is not None and self._device is not None else "",
+            facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
         )
 
     def _metadata(self, acquisition: AcquisitionId) -> dict[str, str]:

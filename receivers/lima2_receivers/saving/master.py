@@ -8,7 +8,7 @@ import h5py
 import msgspec
 import numpy as np
 
-from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind, fill_value
+from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind, PipelineFacts, fill_value
 
 from ..errors import SavingError
 from ..messages import ConstantInfo, Dataset
@@ -36,7 +36,7 @@ class MasterInfo(msgspec.Struct, frozen=True):
     :param constants: what part files hold once.
     :param files: stream to part file name, one mapping a receiver.
     :param ledger: name of the ledger file.
-    :param device: name of each receiver's OpenCL device.
+    :param pipelines: what is to be known of each receiver's pipeline.
     """
 
     acquisition: AcquisitionId
@@ -49,7 +49,7 @@ class MasterInfo(msgspec.Struct, frozen=True):
     constants: tuple[ConstantInfo, ...]
     files: tuple[dict[str, str], ...]
     ledger: str
-    device: tuple[str, ...]
+    pipelines: tuple[PipelineFacts, ...]
 
 
 def write_master(claimed: Claim, info: MasterInfo) -> tuple[Dataset, ...]:
@@ -235,7 +235,10 @@ def _describe(entry: h5py.Group, measurement: h5py.Group, info: MasterInfo) -> N
         detector[axis].attrs["units"] = "m"
     about = group(detector, "detector_information", "NXcollection")
     about["frame_spec"] = msgspec.json.encode(spec).decode()
-    about["opencl_device"] = [name.encode() for name in info.device]
+    about["opencl_device"] = [facts.device.encode() for facts in info.pipelines]
+    about["opencl_bytes"] = [facts.device_bytes for facts in info.pipelines]
+    for what, pixels in info.pipelines[0].pixels.items():  # alike on all receivers
+        about[f"pixels_{what.replace(' ', '_')}"] = pixels
     params = group(detector, "params", "NXcollection")
     params["acquisition"] = msgspec.json.encode(info.plan.acquisition).decode()
     params["saving"] = msgspec.json.encode(info.plan.saving).decode()

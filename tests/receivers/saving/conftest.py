@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lima2_processing.frame import FrameSpec
+from lima2_processing.frame import FrameSpec, PipelineFacts
 from lima2_receivers.messages import ConstantInfo, Dataset
 from lima2_receivers.plan import AcquisitionPlan, Compression
 from lima2_receivers.saving.h5 import claim
@@ -128,5 +128,5 @@ def master_info(folder: Path, n_receivers: int, outputs) -> MasterInfo:
         ),
         files=tuple(part_names("run", rank, streams) for rank in range(n_receivers)),
         ledger=ledger_name("run"),
-        device=("some device",) * n_receivers,
+        pipelines=(PipelineFacts("some device", 4096, {"without pedestal or gain": 3, "unused": 7}),) * n_receivers,
     )

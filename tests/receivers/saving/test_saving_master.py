@@ -53,6 +53,15 @@ def test_data_is_dense_and_raw_is_beside_it(tmp_path, model, make_master):
         assert np.array_equal(read_frame(master, f"/entry_0000/{path}", 1), model.values(1)["dense"])
 
 
+def test_pixels_that_are_not_used_are_counted_in_the_master(make_master):
+    master, _ = make_master(2)
+    with open_file(master) as file:
+        about = file["entry_0000/ID00/jungfrau/detector_information"]
+        assert about["opencl_bytes"][()].tolist() == [4096, 4096]
+        assert about["pixels_without_pedestal_or_gain"][()] == 3
+        assert about["pixels_unused"][()] == 7
+
+
 def test_raw_is_data_where_nothing_else_is_saved(tmp_path, model, make_master):
     master, datasets = make_master(1, outputs=(model.RAW,))
     assert [d.path for d in datasets if d.name == "raw"] == [f"{MEASUREMENT}/data"]
