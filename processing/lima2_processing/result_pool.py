@@ -29,7 +29,7 @@ class ResultPool:
         for _ in range(count):
             self._free.put(np.ones(self._size, np.uint8))  # ones: the pages are there from now on
 
-    def take(self) -> NDArray[np.generic]:
+    def take(self) -> NDArray[Any]:
         """Return an array with any content."""
         try:
             memory = self._free.get_nowait()

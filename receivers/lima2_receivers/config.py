@@ -46,7 +46,8 @@ class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
     :param data: endpoint that the detector sends frames to.
     :param ring: its memory.
     :param opencl: its device.
-    :param batch: frames that go through the pipeline together at most; 1: lowest latency.
+    :param batch: frames that the device works on together at most, while as many are on their way to it; 1: lowest
+        latency.
     :param encoders: threads that compress.
     """
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,11 +131,18 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def start_sender(job: Job, folder: Path, endpoint: str, n_frames: int) -> subprocess.Popen[bytes]:
-    """Start a process that sends a job's frames, and the end."""
+@contextlib.contextmanager
+def sending(job: Job, folder: Path, endpoint: str, n_frames: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that sends a job's frames, and the end. Whatever happens here, it ends."""
     np.save(folder / "images.npy", np.stack(job.images))
     arguments = [str(folder / "images.npy"), endpoint, str(n_frames), str(job.spec.all_modules)]
-    return subprocess.Popen([sys.executable, __file__, "--send", *arguments])
+    sender = subprocess.Popen([sys.executable, __file__, "--send", *arguments])
+    try:
+        yield sender
+        sender.wait(30)
+    finally:
+        sender.kill()
+        sender.wait()
 
 
 def send(path: str, endpoint: str, n_frames: int, modules: int) -> None:
@@ -182,16 +189,15 @@ async def run_together(job: Job, folder: Path, number: int) -> Outcome:
         share = ReceiverPlan(0, 1, SERIES, job.spec, job.plan(folder, f"run{number}"))
         await requester.request(PrepareReceiver(ACQUISITION, share), ReceiverPrepared, DEADLINE)
         memory = resident(process.pid)
-        sender = start_sender(job, folder, f"ipc://{folder}/d", job.n_frames)
-        first = await progress(requester, lambda report: report.counts.settled >= BATCH)
-        began, before = time.monotonic(), (cpu_of(process.pid), cpu_of(sender.pid), idle())
-        middle = await progress(requester, lambda report: report.received >= job.n_frames - BATCH)
-        sent = cpu_of(sender.pid) - before[1]  # it is gone soon
-        await progress(requester, lambda report: report.received >= job.n_frames, middle)
-        await requester.request(Announce(ACQUISITION, job.n_frames, final=True), Done)
-        last = await progress(requester, lambda report: report.counts.settled >= job.n_frames)
-        taken, spare, seconds = cpu_of(process.pid) - before[0], idle() - before[2], time.monotonic() - began
-        sender.wait(30)
+        with sending(job, folder, f"ipc://{folder}/d", job.n_frames) as sender:
+            first = await progress(requester, lambda report: report.counts.settled >= BATCH)
+            began, before = time.monotonic(), (cpu_of(process.pid), cpu_of(sender.pid), idle())
+            middle = await progress(requester, lambda report: report.received >= job.n_frames - BATCH)
+            sent = cpu_of(sender.pid) - before[1]  # it is gone soon
+            await progress(requester, lambda report: report.received >= job.n_frames, middle)
+            await requester.request(Announce(ACQUISITION, job.n_frames, final=True), Done)
+            last = await progress(requester, lambda report: report.counts.settled >= job.n_frames)
+            taken, spare, seconds = cpu_of(process.pid) - before[0], idle() - before[2], time.monotonic() - began
         if last.counts.saved != job.n_frames:
             raise ValueError(f"{job.name}: {last.counts} {last.reason}")
         n_frames = job.n_frames - first.counts.settled
@@ -265,19 +271,18 @@ def receive_alone(job: Job, folder: Path, number: int) -> float:
     socket.bind(endpoint)
     ring = FrameRing(SLOTS, job.spec.nbytes)
     count = 64
-    sender = start_sender(job, folder, endpoint, count)
     taken = 0.0
-    for at in range(count):
+    with sending(job, folder, endpoint, count):
+        for at in range(count):
+            socket.recv()
+            if at == BATCH:
+                taken = time.process_time()
+            slot = ring.take(1.0)
+            if slot is not None:
+                socket.recv_into(slot.memory)
+                ring.give(slot)
+        taken = time.process_time() - taken
         socket.recv()
-        if at == BATCH:
-            taken = time.process_time()
-        slot = ring.take(1.0)
-        if slot is not None:
-            socket.recv_into(slot.memory)
-            ring.give(slot)
-    taken = time.process_time() - taken
-    socket.recv()
-    sender.wait(30)
     socket.close(linger=0)
     return taken / (count - BATCH) * 1e3
 

@@ -35,6 +35,7 @@ from ..stages.peaks import COLUMNS, Peaks
 from ..stages.pixels import FLOAT
 from ..stages.radial_background import Background, RadialBackground
 from ..stages.sparsify import Picked, Sparsify
+from ..stages.upload import Sent, Upload
 from .smx_params import ErrorModel, SmxParams, Veto
 from .smx_setup import check, make_bins, make_images, unused_pixels
 from .smx_sums import Sums, sum_outputs
@@ -42,13 +43,13 @@ from .smx_sums import Sums, sum_outputs
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What a pipeline holds on the device: where frames are put, and the stages that they go through.
+    """What a pipeline holds on the device: where frames are sent, and the stages that they go through.
 
     :param dense: makes the images that are saved; None: they are saved as they are.
     :param sums: None: frames are not accumulated.
     """
 
-    upload: cl.Buffer
+    upload: Upload
     stages: tuple[Stage, ...]
     background: RadialBackground
     sparsify: Sparsify
@@ -91,10 +92,10 @@ class Smx(Pipeline[SmxParams]):
         sparsify = Sparsify(device, bins, pixels, params.cutoff_pick, params.noise, batch)
         scaled = (params.dense_type, params.dense_factor, params.dense_offset)
         as_they_are = pixels is FLOAT and scaled == ("float32", 1.0, 0.0)
-        ahead = 0 if params.veto is Veto.SPARSE_ONLY else 2 * batch + 1
+        ahead = 0 if params.veto is Veto.SPARSE_ONLY else 2 * batch + _WAITING
         self._dense_arrays = ResultPool(self._shape, self._dense_type, ahead)
         self._work: _Work | None = _Work(
-            upload=device.allocate(batch * spec.nbytes),
+            upload=Upload(device, spec.nbytes, batch),
             stages=images.stages,
             background=RadialBackground(device, bins, pixels, params.cutoff_clip, params.cycle, poisson, batch),
             sparsify=sparsify,
@@ -121,9 +122,11 @@ class Smx(Pipeline[SmxParams]):
     def _warm_up(self, work: _Work) -> None:
         """Process empty frames: kernels are finished, and memory is there, before the first real frame comes."""
         data = np.zeros(self.spec.shape, self.spec.dtype)
-        self._process(work, tuple(Frame(FrameIdx(at), data, self.spec.all_modules, 0.0) for at in range(self.batch)))
+        self._work_on(
+            work, tuple(Frame(FrameIdx(at), data, self.spec.all_modules, 0.0) for at in range(2 * self.batch))
+        )
         if work.dense is not None:
-            images = work.upload
+            images = work.upload.send([data] * self.batch).arrive(self._queue)
             for stage in work.stages:
                 images = stage.enqueue(self._queue, images, self.batch)
             work.dense.enqueue(self._queue, images, self.batch)
@@ -188,11 +191,7 @@ class Smx(Pipeline[SmxParams]):
         """
         if self._work is None:
             raise ProcessingError("smx: closed")
-        results = Results(())
-        for start in range(0, len(frames), self.batch):
-            part = self._process(self._work, frames[start : start + self.batch])
-            results = Results(results.frames + part.frames, results.accumulated + part.accumulated)
-        return results
+        return self._work_on(self._work, frames)
 
     def finish(self) -> tuple[Accumulated, ...]:
         """Return the sums of the last window.
@@ -211,25 +210,35 @@ class Smx(Pipeline[SmxParams]):
         self._queue.finish()
         self._work = None
 
-    def _process(self, work: _Work, frames: Batch) -> Results:
-        n = len(frames)
-        data = [self._raw(frame) for frame in frames]
+    def _work_on(self, work: _Work, frames: Batch) -> Results:
+        """Process any number of frames: while a batch is worked on, the next one is sent."""
+        batches = [frames[start : start + self.batch] for start in range(0, len(frames), self.batch)]
+        raw = [[self._raw(frame) for frame in batch] for batch in batches]
+        results = Results(())
         try:
-            for at, pixels in enumerate(data):
-                cl.enqueue_copy(self._queue, work.upload, pixels, dst_offset=at * self.spec.nbytes, is_blocking=False)
-            images = work.upload
-            for stage in work.stages:
-                images = stage.enqueue(self._queue, images, n)
-            background = work.background.enqueue(self._queue, images, n)
-            picked = work.sparsify.run(self._queue, images, background, n)
-            peaks = work.peaks.run(self._queue, images, background, picked)
-            results = self._read_back(work, frames, _Enqueued(images, background, picked), peaks)
-            if work.sums is None:
-                return Results(results)
-            hits = [bool(result.values["is_hit"]) for result in results]
-            return Results(results, work.sums.add(images, frames, hits))
+            sent = work.upload.send(raw[0])
+            for at, batch in enumerate(batches):
+                here, sent = sent, work.upload.send(raw[at + 1]) if at + 1 < len(batches) else sent
+                part = self._process(work, here, batch)
+                work.upload.done(here, self._queue)
+                results = Results(results.frames + part.frames, results.accumulated + part.accumulated)
         except cl.Error as error:
             raise DeviceError(f"{self.device.name}: {error}") from error
+        return results
+
+    def _process(self, work: _Work, sent: Sent, frames: Batch) -> Results:
+        n = len(frames)
+        images = sent.arrive(self._queue)
+        for stage in work.stages:
+            images = stage.enqueue(self._queue, images, n)
+        background = work.background.enqueue(self._queue, images, n)
+        picked = work.sparsify.run(self._queue, images, background, n)
+        peaks = work.peaks.run(self._queue, images, background, picked)
+        results = self._read_back(work, frames, _Enqueued(images, background, picked), peaks)
+        if work.sums is None:
+            return Results(results)
+        hits = [bool(result.values["is_hit"]) for result in results]
+        return Results(results, work.sums.add(images, frames, hits))
 
     def _raw(self, frame: Frame) -> NDArray[np.generic]:
         """Return a frame's pixels as the device takes them; modules that are missing read as masked.
@@ -258,9 +267,9 @@ class Smx(Pipeline[SmxParams]):
         copies = [(mean, done.background.mean), (deviation, done.background.deviation)]
         if total:
             copies += [(index, done.picked.index), (intensity, done.picked.intensity)]
-        for host, buffer in copies:
-            cl.enqueue_copy(self._queue, host, buffer, is_blocking=False)
-        dense = self._read_dense(work, done.images, vetoed)
+        # Events are kept until the queue has finished: pyopencl waits where one is dropped.
+        events = [cl.enqueue_copy(self._queue, host, buffer, is_blocking=False) for host, buffer in copies]
+        dense = self._read_dense(work, done.images, vetoed, events)
         self._queue.finish()
         indices, intensities = np.split(index, done.picked.ends[:-1]), np.split(intensity, done.picked.ends[:-1])
         results = []
@@ -276,7 +285,9 @@ class Smx(Pipeline[SmxParams]):
             results.append(FrameResult(frame.index, values, vetoed[at]))
         return tuple(results)
 
-    def _read_dense(self, work: _Work, images: cl.Buffer, vetoed: list[bool]) -> list[NDArray[np.generic] | None]:
+    def _read_dense(
+        self, work: _Work, images: cl.Buffer, vetoed: list[bool], events: list[cl.Event]
+    ) -> list[NDArray[np.generic] | None]:
         """Return the images that are saved, once the queue has finished; None: not that of this frame."""
         match self.params.veto:
             case Veto.SPARSE_ONLY:
@@ -291,7 +302,8 @@ class Smx(Pipeline[SmxParams]):
         for at, one in enumerate(wanted):
             image = self._dense_arrays.take() if one else None
             if image is not None:
-                cl.enqueue_copy(self._queue, image, images, src_offset=at * image.nbytes, is_blocking=False)
+                offset = at * image.nbytes
+                events.append(cl.enqueue_copy(self._queue, image, images, src_offset=offset, is_blocking=False))
             read.append(image)
         return read
 
@@ -323,4 +335,5 @@ class Smx(Pipeline[SmxParams]):
         }
 
 
+_WAITING = 4  # dense frames that may still be on their way to the files while the next are made
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio: spreads consecutive numbers evenly (Knuth, TAOCP 6.4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,8 @@ import typer
 from ..config import OpenCLConfig, load_config
 from ..daemons import BAD_START, run_daemon, set_up_logging
 from ..errors import ReceiverError
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def receive(
@@ -31,10 +35,17 @@ def receive(
     if rank >= len(settings.receivers):
         typer.echo(f"error: --rank: got {rank}, {config} has receivers 0 to {len(settings.receivers) - 1}", err=True)
         raise typer.Exit(BAD_START)
+    _share_one_arena()
     _prepare_opencl(settings.receivers[rank].opencl)
     from .daemon import ReceiverDaemon  # after the environment that OpenCL reads at its import
 
     raise typer.Exit(run_daemon(lambda: ReceiverDaemon(settings, rank)))
+
+
+def _share_one_arena() -> None:
+    """Let all threads allocate from one arena: of its own, each would keep what its largest frames took (glibc)."""
+    with suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _prepare_opencl(opencl: OpenCLConfig) -> None:

@@ -45,7 +45,7 @@ from .scribe import Missing, Saving, SavingWindow, Scribe
 log = logging.getLogger(__name__)
 
 VETOED = "vetoed by the pipeline"
-WAITING = 8  # encoded frames that may wait for the writer: they are no longer bounded by the ring
+WAITING = 4  # encoded frames that may wait for the writer: they are no longer bounded by the ring
 
 
 class Share:
@@ -59,7 +59,7 @@ class Share:
     :param outputs: all outputs, the raw frame's included.
     :param files: open, empty part files.
     :param ring: where frames wait.
-    :param batch: frames that go through the pipeline together at most.
+    :param batch: frames that the pipeline is given together at most.
     :param encoders: threads that compress.
     :param flush_period: seconds between flushes at most.
     :param drain_timeout: seconds without any progress after which missing frames are lost.
@@ -97,7 +97,7 @@ class Share:
         self._scribe = Scribe(files, self._book, WAITING, flush_period, self.fail_by)
         self._to_pipeline: queue.SimpleQueue[tuple[Frame, Slot] | None] = queue.SimpleQueue()
         # Results that may wait for an encoder, so that they can't pile up beside the ring.
-        self._waiting = threading.BoundedSemaphore(2 * batch + encoders)
+        self._waiting = threading.BoundedSemaphore(2 * encoders)
         self._pool = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
         self._thread = threading.Thread(target=self._guard, args=(self._run_pipeline,), name="pipeline", daemon=True)
 
@@ -253,23 +253,29 @@ class Share:
 
     def _run_pipeline(self) -> None:
         while (batch := self._next_batch()) is not None:
-            frames = tuple(frame for frame, _ in batch)
-            if self._pipeline is None:
-                results = Results(tuple(FrameResult(frame.index, {}) for frame in frames))
-            else:
-                try:
-                    results = self._process(self._pipeline, frames)
-                except ProcessingError as error:
-                    self._fail_batch(batch, f"pipeline: {error}")
-                    continue
-                except Exception as error:  # a bug in a pipeline must not take rows and slots with it
-                    self._fail_batch(batch, self.fail_by(error))
-                    continue
-            for (frame, slot), result in zip(batch, results.frames, strict=True):
-                self._waiting.acquire()
-                self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._encode(f, s, r))
-            for window in results.accumulated:
-                self._pool.submit(self._guard, lambda w=window: self._encode_window(w))
+            self._pass_on(batch, self._results_of(batch))
+            batch.clear()  # nothing here may keep a batch, or what came of it, while the next one is worked on
+
+    def _results_of(self, batch: list[tuple[Frame, Slot]]) -> Results:
+        """Return what the pipeline makes of a batch; nothing where it can't, and its frames have failed."""
+        frames = tuple(frame for frame, _ in batch)
+        if self._pipeline is None:
+            return Results(tuple(FrameResult(frame.index, {}) for frame in frames))
+        try:
+            return self._process(self._pipeline, frames)
+        except ProcessingError as error:
+            self._fail_batch(batch, f"pipeline: {error}")
+        except Exception as error:  # a bug in a pipeline must not take rows and slots with it
+            self._fail_batch(batch, self.fail_by(error))
+        return Results(())
+
+    def _pass_on(self, batch: list[tuple[Frame, Slot]], results: Results) -> None:
+        """Let the encoders have what came of a batch."""
+        for (frame, slot), result in zip(batch, results.frames, strict=False):  # no results: they have failed
+            self._waiting.acquire()
+            self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._save(f, s, r))
+        for window in results.accumulated:
+            self._pool.submit(self._guard, lambda w=window: self._encode_window(w))
 
     def _process(self, pipeline: Failover, frames: tuple[Frame, ...]) -> Results:
         processed = pipeline.process(frames)
@@ -311,6 +317,12 @@ class Share:
     def _settle_later(self, frame: Frame, status: FrameStatus, reason: str) -> None:
         self._scribe.hand(Fate(self._topology.locate(frame.index)[1], status, reason))
 
+    def _save(self, frame: Frame, slot: Slot, result: FrameResult) -> None:
+        try:
+            self._encode(frame, slot, result)
+        finally:
+            self._waiting.release()  # only now is the result let go: handing it over may have to wait
+
     def _encode(self, frame: Frame, slot: Slot, result: FrameResult) -> None:
         row = self._topology.locate(frame.index)[1]
         try:
@@ -329,5 +341,4 @@ class Share:
             return
         finally:
             self._ring.give(slot)
-            self._waiting.release()
         self._scribe.hand(Saving(EncodedRow(row, values), scalars, VETOED if result.vetoed else ""))

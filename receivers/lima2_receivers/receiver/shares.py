@@ -26,12 +26,14 @@ from ..saving.part import PartFiles
 from ..topology import RoundRobin
 from .calibration import load_calibration
 from .ring import FrameRing
-from .share import Share
+from .share import WAITING, Share
 
 if TYPE_CHECKING:
     from lima2_processing.device import Device
 
 log = logging.getLogger(__name__)
+
+BATCHES = 2  # that a pipeline is given together: one is sent to the device while the other is worked on
 
 
 class ShareMaker:
@@ -106,6 +108,7 @@ class ShareMaker:
                 outputs=outputs,
                 constants=constants,
                 metadata=self._metadata(acquisition),
+                ahead=WAITING + self._receiver.encoders + 1,  # one is being written
             )
             undo.callback(files.discard)
             share = Share(
@@ -117,7 +120,7 @@ class ShareMaker:
                 outputs=outputs,
                 files=files,
                 ring=self._ring,
-                batch=self._receiver.batch,
+                batch=BATCHES * self._receiver.batch,
                 encoders=self._receiver.encoders,
                 flush_period=self._config.saving.flush_period,
                 drain_timeout=self._config.deadlines.drain,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import threading
 from collections.abc import Callable
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -25,28 +25,51 @@ from ..plan import Compression
 BITSHUFFLE = 32008  # registered number of the HDF5 filter
 _LZ4, _ZSTD = 2, 3  # its `compression` parameter
 _BLOCK_BYTES = 8192  # of data that are shuffled together; the filter's own default
+_HEAD = 12  # bytes before the first block
 ZSTD_LEVEL = 3
 DEFLATE_LEVEL = 1
 
 Chunk = bytes | memoryview
 
 
-def encode(compression: Compression, data: NDArray[np.generic]) -> Chunk:
+def encode(compression: Compression, data: NDArray[np.generic], room: NDArray[np.uint8] | None = None) -> Chunk:
     """Return the bytes of a chunk as HDF5 stores them. Any thread may call it.
 
     :param data: the chunk's values, any shape; not needed any more when this returns.
+    :param room: memory that the result may lie in, ``room_bytes`` of it; none: fresh memory.
     :raises SavingError: the codec failed.
     """
     data = np.ascontiguousarray(data)
+    if compression is Compression.ZIP:
+        return isal_zlib.compress(data.reshape(-1).view(np.uint8), DEFLATE_LEVEL)
+    if room is None:
+        room = np.empty(room_bytes(compression, data.shape, data.dtype.str), np.uint8)
     match compression:
         case Compression.NONE:
-            return memoryview(data.reshape(-1).view(np.uint8).copy())  # type: ignore[arg-type]
-        case Compression.ZIP:
-            return isal_zlib.compress(data.reshape(-1).view(np.uint8), DEFLATE_LEVEL)
+            room[: data.nbytes] = data.reshape(-1).view(np.uint8)
+            return room[: data.nbytes].data
         case Compression.BSHUF_LZ4:
-            return _bitshuffle(data, _LZ4)
+            return _bitshuffle(data, _LZ4, room)
         case Compression.BSHUF_ZSTD:
-            return _bitshuffle(data, _ZSTD)
+            return _bitshuffle(data, _ZSTD, room)
+
+
+def room_bytes(compression: Compression, shape: tuple[int, ...], dtype: str) -> int:
+    """Return how much memory encoding a chunk may need; 0: it takes its own.
+
+    :param shape: of the chunk.
+    :param dtype: NumPy type string.
+    """
+    count, itemsize = prod(shape), np.dtype(dtype).itemsize
+    match compression:
+        case Compression.NONE:
+            return count * itemsize
+        case Compression.ZIP:
+            return 0
+        case Compression.BSHUF_LZ4:
+            return _HEAD + _library(_LZ4)[1](count, itemsize, _block(itemsize))
+        case Compression.BSHUF_ZSTD:
+            return _HEAD + _library(_ZSTD)[1](count, itemsize, _block(itemsize))
 
 
 def creation_list(compression: Compression, chunk: tuple[int, ...]) -> h5py.h5p.PropDCID:
@@ -68,26 +91,20 @@ def creation_list(compression: Compression, chunk: tuple[int, ...]) -> h5py.h5p.
     return properties
 
 
-def _bitshuffle(data: NDArray[np.generic], codec: int) -> Chunk:
+def _block(itemsize: int) -> int:
+    """Return the elements that are shuffled together, a multiple of 8."""
+    return max(8, _BLOCK_BYTES // itemsize // 8 * 8)
+
+
+def _bitshuffle(data: NDArray[np.generic], codec: int, room: NDArray[np.uint8]) -> Chunk:
     """Compress as filter 32008 does: u64 raw size and u32 block size, big endian, then the blocks."""
-    compress, bound = _library(codec)
-    block = max(8, _BLOCK_BYTES // data.itemsize // 8 * 8)  # elements, a multiple of 8
-    out = _room(12 + bound(data.size, data.itemsize, block))
-    out[:12] = np.frombuffer(struct.pack(">QI", data.nbytes, block * data.itemsize), np.uint8)
-    size = compress(data.ctypes.data, out.ctypes.data + 12, data.size, data.itemsize, block)
+    compress, _ = _library(codec)
+    block = _block(data.itemsize)
+    room[:_HEAD] = np.frombuffer(struct.pack(">QI", data.nbytes, block * data.itemsize), np.uint8)
+    size = compress(data.ctypes.data, room.ctypes.data + _HEAD, data.size, data.itemsize, block)
     if size < 0:
         raise SavingError(f"bitshuffle failed with code {size} on {data.nbytes} bytes of {data.dtype}")
-    return out[: 12 + size].tobytes()
-
-
-_rooms = threading.local()
-
-
-def _room(size: int) -> NDArray[np.uint8]:
-    """Return this thread's memory to compress into: fresh pages for every frame would cost more than copying it out."""
-    if getattr(_rooms, "room", None) is None or len(_rooms.room) < size:
-        _rooms.room = np.empty(size, np.uint8)
-    return _rooms.room
+    return room[: _HEAD + size].data
 
 
 @cache

@@ -17,6 +17,7 @@ from ..plan import Compression, FileExistsPolicy
 from .claim import Claim
 from .codecs import creation_list
 
+CACHE_BYTES = 1024 * 1024  # of each dataset: whoever appends needs its last chunk; HDF5 2 would take 8 MiB
 CREATOR = "LIMA2 (lima2-ophyd)"  # FabIO knows these files by the first word, in capitals
 
 
@@ -55,7 +56,7 @@ def create(claimed: Claim) -> h5py.File:
     try:
         with saving_errors(path, "making"):
             # HDF5's locks would refuse readers on file systems that have none; SWMR does not need them.
-            opened = h5py.File(path, "w", libver="latest", locking=False)
+            opened = h5py.File(path, "w", libver="latest", locking=False, rdcc_nbytes=CACHE_BYTES)
     except BaseException:
         claimed.drop()
         raise

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, SparseFrame
+from lima2_processing.result_pool import ResultPool
 
 from ..errors import SavingError
 from ..plan import Compression, SavingParams
 from .claim import Claim
-from .codecs import Chunk, encode
+from .codecs import Chunk, encode, room_bytes
 from .h5 import claim, create, give_up, group, growing, remove, saving_errors
 from .names import part_names
 from .sparse import SparseColumns, check_sparse
@@ -71,6 +72,7 @@ class PartFiles:
     :param outputs: everything that a frame gives.
     :param constants: what is saved once.
     :param metadata: text that goes into every file, by name.
+    :param ahead: encoded frames that memory is set aside for, so that saving needs none from the system while it runs.
     :raises SavingError: a file can't be made; none is left behind.
     """
 
@@ -82,12 +84,14 @@ class PartFiles:
         outputs: Sequence[Output],
         constants: Sequence[Constant],
         metadata: Mapping[str, str],
+        ahead: int = 0,
     ) -> None:
         streams = {output.stream for output in outputs}
         enabled = sorted(stream for stream in streams if saving.stream(stream).enabled)
         self.names = part_names(saving.filename_prefix, rank, enabled)
         self._outputs = {output.name: output for output in outputs if output.stream in self.names}
         self._compression = {stream: saving.stream(stream).compression for stream in enabled}
+        self._rooms = self._make_rooms(ahead)
         self._extent = {False: 0, True: 0}  # rows of frames, and of accumulated windows
         self._streams: dict[str, _StreamFile] = {}
         self._claims: list[Claim] = []
@@ -101,6 +105,15 @@ class PartFiles:
         except BaseException:
             self.discard()
             raise
+
+    def _make_rooms(self, ahead: int) -> dict[str, ResultPool]:
+        rooms: dict[str, ResultPool] = {}
+        for name, output in self._outputs.items():
+            if output.kind is OutputKind.IMAGE and not output.window:
+                size = room_bytes(self._compression[output.stream], output.shape, output.dtype)
+                if size:
+                    rooms[name] = ResultPool((size,), "|u1", ahead)
+        return rooms
 
     def encode(
         self, values: Mapping[str, NDArray[np.generic] | SparseFrame], accumulated: bool = False
@@ -127,7 +140,8 @@ class PartFiles:
                     got = f"{value.dtype.str} {value.shape}"
                     raise SavingError(f"output {name}: got {got}, expected {output.dtype} {output.shape}")
                 if output.kind is OutputKind.IMAGE:
-                    encoded[name] = encode(self._compression[output.stream], value)
+                    rooms = self._rooms.get(name)
+                    encoded[name] = encode(self._compression[output.stream], value, rooms and rooms.take())
                     continue
             encoded[name] = value
         return encoded

@@ -61,6 +61,21 @@ def test_a_chunk_does_not_change_with_the_memory_that_it_came_from(compression):
     assert bytes(chunk) == before
 
 
+@pytest.mark.parametrize("compression", list(Compression))
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", "<f4", "<f8"])
+def test_the_room_that_is_asked_for_is_enough_and_is_used(compression, dtype):
+    size = codecs.room_bytes(compression, (67, 129), dtype)
+    guard = np.full(size + 64, 0xA5, np.uint8)
+    noise = np.random.default_rng(2).bytes(67 * 129 * np.dtype(dtype).itemsize)  # can't be compressed
+    value = np.frombuffer(noise, dtype).reshape(67, 129)
+    chunk = codecs.encode(compression, value, guard[:size] if size else None)
+    assert bytes(chunk) == bytes(codecs.encode(compression, value))
+    assert (guard[size:] == 0xA5).all()
+    assert (size == 0) == (compression is Compression.ZIP)
+    if size:
+        assert bytes(guard[: len(chunk)]) == bytes(chunk)
+
+
 @pytest.mark.parametrize("compression", [Compression.ZIP, Compression.BSHUF_LZ4, Compression.BSHUF_ZSTD])
 def test_sparse_images_shrink(compression):
     value = np.zeros((256, 256), "<u2")

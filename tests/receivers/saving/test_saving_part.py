@@ -54,6 +54,21 @@ def test_frames_read_back_and_missing_ones_read_as_fill(compression, tmp_path, m
     check_sparse(model, tmp_path, saved, 9)
 
 
+@pytest.mark.parametrize("compression", list(Compression))
+def test_memory_of_encoded_frames_is_used_again_only_when_they_are_written(compression, tmp_path, model):
+    saving = model.saving(tmp_path, compression)
+    files = PartFiles(tmp_path, 0, saving, model.OUTPUTS, model.CONSTANTS, model.METADATA, ahead=2)
+    waiting = [model.encoded(files, row, row) for row in range(6)]
+    for row in waiting[:3]:
+        files.write((row,))
+    del row, waiting[:3]
+    waiting += [model.encoded(files, row, row) for row in range(6, 12)]
+    for row in waiting:
+        files.write((row,))
+    files.close(12)
+    check_rows(model, tmp_path, set(range(12)), 12)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_any_order_of_rows_gives_the_same_files(tmp_path_factory, model, data):
