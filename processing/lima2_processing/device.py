@@ -11,6 +11,7 @@ import itertools
 import re
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +22,26 @@ from numpy.typing import NDArray
 from ._pocl import name_unknown_cpu
 from .errors import DeviceError, KernelBuildError
 
+_GROUP = 64  # work-items of a GPU's work-group
 _FLAGS = ("-cl-std=CL1.2",)  # no fast-math: NaN marks masked pixels, infinity saturated ones
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the pixels, or other parts, of a frame are shared among work-items.
+
+    :param chunk: neighbouring parts of one work-item.
+    :param items: work-items of one frame, the last ones maybe with nothing to do.
+    :param group: work-items of a work-group.
+    """
+
+    chunk: int
+    items: int
+    group: int
+
+    def launch(self, n_frames: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the global and the local size of a kernel that works on so many frames."""
+        return (self.items, n_frames), (self.group, 1)
 
 
 class _Counted(cl.Buffer):
@@ -32,11 +52,14 @@ class Device:
     """An OpenCL device with its context and kernels. A context manager.
 
     :param device: pyopencl's.
+    :param many_items: whether work is cut into many small work-items, as a GPU wants it, or into a few long ones, as a
+        CPU does; None: as the device is.
     """
 
-    def __init__(self, device: cl.Device) -> None:
+    def __init__(self, device: cl.Device, many_items: bool | None = None) -> None:
         name_unknown_cpu(device)
         self.name = f"{device.name.strip()} ({device.platform.name.strip()} {_version(device.platform)})"
+        self.many_items = bool(device.type & cl.device_type.GPU) if many_items is None else many_items
         self.compute_units = int(device.max_compute_units)
         self.context = cl.Context([device])
         self._programs: dict[tuple[Path, tuple[str, ...]], cl.Program] = {}
@@ -57,6 +80,16 @@ class Device:
     def queue(self) -> cl.CommandQueue:
         """Return a new in-order queue; each pipeline has its own."""
         return cl.CommandQueue(self.context)
+
+    def cut(self, parts: int, chunk: int, least: int = 1) -> Cut:
+        """Return how a frame's work is cut up.
+
+        :param parts: pixels, bins or the like of one frame.
+        :param chunk: parts of one work-item that suit a CPU.
+        :param least: parts of one work-item that suit a GPU, where neighbours are worked on at the same time.
+        """
+        size, group = (least, _GROUP) if self.many_items else (chunk, 1)
+        return Cut(size, -(-parts // (size * group)) * group, group)
 
     def build(
         self, source: Path, constants: Mapping[str, int | float | str] | None = None, before: tuple[Path, ...] = ()
@@ -112,10 +145,11 @@ class Device:
         self._programs.clear()
 
 
-def open_device(name: str = "") -> Device:
+def open_device(name: str = "", many_items: bool | None = None) -> Device:
     """Choose a device: a GPU before a CPU, and among equals the newest version of its platform.
 
     :param name: part of the device's or platform's name; empty: any.
+    :param many_items: see ``Device``.
     :raises DeviceError: none fits; the message lists what was found.
     """
     found = _devices()
@@ -126,7 +160,7 @@ def open_device(name: str = "") -> Device:
         raise DeviceError(
             f"no OpenCL device {wanted}; found: {listed}. `pip install 'lima2-ophyd[pocl]'` gives one on any CPU"
         )
-    return Device(max(fitting, key=_rank))
+    return Device(max(fitting, key=_rank), many_items)
 
 
 def open_cpu() -> Device:

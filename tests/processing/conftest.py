@@ -28,9 +28,10 @@ def reference():
     return _reference
 
 
-@pytest.fixture(scope="session")
-def device():
-    with open_device() as opened:
+@pytest.fixture(scope="session", params=[False, True], ids=["long-items", "many-items"])
+def device(request):
+    """A device, with work cut up as for a CPU and as for a GPU, whatever it is."""
+    with open_device(many_items=request.param) as opened:
         yield opened
 
 

@@ -38,7 +38,7 @@ class _Fake:
 @pytest.mark.parametrize("turn", [1, -1])
 def test_gpu_first_then_newest(monkeypatch, turn):
     old, new, gpu = _Fake("PoCL", "3.0-rc2"), _Fake("PoCL", "10.1"), _Fake("CUDA", "12.2", is_gpu=True)
-    monkeypatch.setattr("lima2_processing.device.Device", lambda chosen: chosen)
+    monkeypatch.setattr("lima2_processing.device.Device", lambda chosen, many_items: chosen)
     for found, best in (([old, new], new), ([old, gpu, new], gpu), ([_Fake("PoCL", "3.1"), old], None)):
         monkeypatch.setattr("lima2_processing.device._devices", lambda found=found: found[::turn])
         assert open_device() is (best or found[0])
@@ -73,3 +73,13 @@ def test_closing_twice_is_allowed(device):
     again = Device(device.context.devices[0])
     again.close()
     again.close()
+
+
+@pytest.mark.parametrize(("many_items", "chunk", "items"), [(False, 100, 11), (True, 8, 128)])
+def test_work_is_cut_up_as_the_device_likes_it(many_items, chunk, items):
+    with open_device(many_items=many_items) as device:
+        cut = device.cut(1001, 100, 8)
+        assert (cut.chunk, cut.items) == (chunk, items)
+        assert cut.items * cut.chunk >= 1001
+        assert cut.launch(3) == ((items, 3), (cut.group, 1))
+        assert items % cut.group == 0

@@ -11,7 +11,7 @@
 // n_frames:  of this call, 64 at most
 // sum:       (n_pixels,) is added to
 // carry:     (n_pixels,) what rounding took from a sum of floats so far (Kahan 1965); not used for counts
-// chunk:     pixels of one work-item, few enough that their sums stay in the cache from frame to frame
+// chunk:     pixels of one work-item
 #ifdef COUNTS
 kernel void accumulate(global const PIXEL *restrict image, const uint start, const ulong taken, const uint n_frames,
                        global uint *restrict sum, global float *restrict carry, const float ceiling,

@@ -13,7 +13,7 @@ from ..device import Device
 from ..frame import fill_value
 from .pixels import SOURCE, Pixels
 
-CHUNK = 2048  # pixels of one work-item
+CHUNK = 2048  # pixels of one work-item on a CPU: their sums stay in its cache
 _MOST = 64  # frames of one kernel call: the bits of its argument
 
 
@@ -32,6 +32,7 @@ class Accumulate:
     def __init__(self, device: Device, pixels: Pixels, masked: NDArray[np.bool_]) -> None:
         self.dtype = sum_type(pixels)
         self._masked = masked
+        self._cut = device.cut(masked.size, CHUNK)
         self._ceiling = np.float32(pixels.ceiling)
         self._sum = device.upload(np.zeros(masked.shape, self.dtype), writable=True)
         kept = 1 if pixels.unsigned else masked.size
@@ -54,8 +55,7 @@ class Accumulate:
             bits = sum(1 << at for at, one in enumerate(chosen) if one)
             self._kernel(
                 queue,
-                (-(-n_pixels // CHUNK),),
-                (1,),
+                *self._cut.launch(1),
                 images,
                 np.uint32(first),
                 np.uint64(bits),
@@ -64,7 +64,7 @@ class Accumulate:
                 self._carry,
                 self._ceiling,
                 np.uint32(n_pixels),
-                np.uint32(CHUNK),
+                np.uint32(self._cut.chunk),
             )
 
     def take(self, queue: cl.CommandQueue) -> NDArray[np.generic]:

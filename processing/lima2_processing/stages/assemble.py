@@ -12,7 +12,7 @@ from ..errors import ParameterError
 from ..frame import FrameSpec
 from ..geometry import assembly
 
-CHUNK = 16384  # pixels of one work-item
+CHUNK = 16384  # pixels of one work-item on a CPU
 
 
 class Assemble:
@@ -30,6 +30,7 @@ class Assemble:
             raise ParameterError("frame.layout", None, "a layout of modules")
         plan = assembly(spec, spec.layout)
         self._n_pixels = plan.source.size
+        self._cut = device.cut(self._n_pixels, CHUNK)
         self._source = device.upload(plan.source)
         self._share = device.upload(plan.share)
         self._image = device.allocate(batch * self._n_pixels * 4)
@@ -46,7 +47,6 @@ class Assemble:
 
     def enqueue(self, queue: cl.CommandQueue, frames: cl.Buffer, n_frames: int) -> cl.Buffer:
         """Enqueue the assembly of ``n_frames`` frames of float32 modules."""
-        size = (-(-self._n_pixels // CHUNK), n_frames)
-        counts = (np.uint32(self._n_raw), np.uint32(self._n_pixels), np.uint32(CHUNK))
-        self._kernel(queue, size, (1, 1), frames, self._source, self._share, self._image, *counts)
+        counts = (np.uint32(self._n_raw), np.uint32(self._n_pixels), np.uint32(self._cut.chunk))
+        self._kernel(queue, *self._cut.launch(n_frames), frames, self._source, self._share, self._image, *counts)
         return self._image

@@ -12,7 +12,7 @@ from ..device import Device
 from ..frame import FrameSpec
 from .pixels import Pixels
 
-CHUNK = 16384  # pixels of one work-item
+CHUNK = 16384  # pixels of one work-item on a CPU
 
 
 class Convert:
@@ -27,6 +27,7 @@ class Convert:
 
     def __init__(self, device: Device, spec: FrameSpec, pixels: Pixels, dummy: float | None, batch: int) -> None:
         self._n_pixels = int(np.prod(spec.shape))
+        self._cut = device.cut(self._n_pixels, CHUNK)
         self._marks = (np.float32(pixels.ceiling), np.float32(np.nan if dummy is None else dummy))
         self._values = device.allocate(batch * self._n_pixels * 4)
         self._kernel = cl.Kernel(device.build(Path(__file__).with_suffix(".cl"), pixels.constants), "convert")
@@ -38,6 +39,13 @@ class Convert:
     def enqueue(self, queue: cl.CommandQueue, frames: cl.Buffer, n_frames: int) -> cl.Buffer:
         """Enqueue the conversion of ``n_frames`` frames."""
         n = self._n_pixels
-        size = (-(-n // CHUNK), n_frames)
-        self._kernel(queue, size, (1, 1), frames, self._values, *self._marks, np.uint32(n), np.uint32(CHUNK))
+        self._kernel(
+            queue,
+            *self._cut.launch(n_frames),
+            frames,
+            self._values,
+            *self._marks,
+            np.uint32(n),
+            np.uint32(self._cut.chunk),
+        )
         return self._values

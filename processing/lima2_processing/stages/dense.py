@@ -14,7 +14,7 @@ from ..errors import ParameterError
 from ..frame import fill_value
 from .pixels import SOURCE, Pixels
 
-CHUNK = 16384  # pixels of one work-item
+CHUNK = 16384  # pixels of one work-item on a CPU
 _TYPES: dict[str, dict[str, str | int]] = {  # what the kernel needs defined
     "<i4": {"RESULT": "int", "LONG": 1},
     "<i2": {"RESULT": "short"},
@@ -53,6 +53,7 @@ class Dense:
             raise ParameterError("pipeline.params.dense_type", dtype, f"one of {', '.join(_TYPES)}")
         kind = np.dtype(dtype)
         self._n_pixels = masked.size
+        self._cut = device.cut(self._n_pixels, CHUNK)
         self._masked = device.upload(masked.astype(np.uint8))
         self._result = device.allocate(batch * masked.size * kind.itemsize)
         program = device.build(Path(__file__).with_suffix(".cl"), {**pixels.constants, **_TYPES[dtype]}, (SOURCE,))
@@ -61,9 +62,8 @@ class Dense:
 
     def enqueue(self, queue: cl.CommandQueue, images: cl.Buffer, n_frames: int) -> cl.Buffer:
         """Enqueue the conversion of ``n_frames`` images."""
-        size = (-(-self._n_pixels // CHUNK), n_frames)
-        counts = (np.uint32(self._n_pixels), np.uint32(CHUNK))
-        self._kernel(queue, size, (1, 1), images, self._masked, self._result, *self._numbers, *counts)
+        counts = (np.uint32(self._n_pixels), np.uint32(self._cut.chunk))
+        self._kernel(queue, *self._cut.launch(n_frames), images, self._masked, self._result, *self._numbers, *counts)
         return self._result
 
 

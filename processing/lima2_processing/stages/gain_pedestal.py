@@ -13,7 +13,7 @@ from ..device import Device
 from ..errors import ParameterError
 from ..frame import FrameSpec
 
-CHUNK = 16384  # pixels of one work-item
+CHUNK = 16384  # pixels of one work-item on a CPU
 STAGES = 3
 ADC_LIMIT = 16383  # a pedestal there or at 0 is of a dead pixel
 
@@ -38,6 +38,7 @@ class GainPedestal:
         batch: int,
     ) -> None:
         self._n_pixels = int(np.prod(spec.shape))
+        self._cut = device.cut(self._n_pixels, CHUNK)
         planes = [_planes(name, data, self._n_pixels) for name, data in (("pedestal", pedestal), ("gain", gain))]
         self.bad = bad_pixels(*planes)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -61,9 +62,15 @@ class GainPedestal:
     def enqueue(self, queue: cl.CommandQueue, frames: cl.Buffer, n_frames: int) -> cl.Buffer:
         """Enqueue the correction of ``n_frames`` raw frames; the result holds float32 photons."""
         n = self._n_pixels
-        size = (-(-n // CHUNK), n_frames)
         self._kernel(
-            queue, size, (1, 1), frames, self._pedestal, self._factor, self._photons, np.uint32(n), np.uint32(CHUNK)
+            queue,
+            *self._cut.launch(n_frames),
+            frames,
+            self._pedestal,
+            self._factor,
+            self._photons,
+            np.uint32(n),
+            np.uint32(self._cut.chunk),
         )
         return self._photons
 

@@ -12,7 +12,7 @@ from ..device import Device
 from ..errors import ParameterError
 from ..frame import FrameSpec
 
-CHUNK = 16384  # pixels of one work-item
+CHUNK = 16384  # pixels of one work-item on a CPU
 
 
 class Mask:
@@ -30,6 +30,7 @@ class Mask:
         if masked.all():
             raise ParameterError("pipeline.params.mask", "every pixel masked", "some pixels left")
         self._n_pixels = int(masked.size)
+        self._cut = device.cut(self._n_pixels, CHUNK)
         self._masked = device.upload((masked != 0).astype(np.uint8))
         self._kernel = cl.Kernel(device.build(Path(__file__).with_suffix(".cl")), "mask")
 
@@ -39,6 +40,12 @@ class Mask:
 
     def enqueue(self, queue: cl.CommandQueue, frames: cl.Buffer, n_frames: int) -> cl.Buffer:
         """Enqueue the masking of ``n_frames`` images; the result is the same buffer."""
-        size = (-(-self._n_pixels // CHUNK), n_frames)
-        self._kernel(queue, size, (1, 1), frames, self._masked, np.uint32(self._n_pixels), np.uint32(CHUNK))
+        self._kernel(
+            queue,
+            *self._cut.launch(n_frames),
+            frames,
+            self._masked,
+            np.uint32(self._n_pixels),
+            np.uint32(self._cut.chunk),
+        )
         return frames

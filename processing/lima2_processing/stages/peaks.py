@@ -13,7 +13,8 @@ from .pixels import Pixels
 from .radial_background import Background
 from .sparsify import Picked, Sparsify, build_with_background
 
-_ITEMS = 64  # work-items of one frame
+_PICKED = 64  # picked pixels of one work-item, about, on a CPU
+_USUAL = 4096  # picked pixels of a frame that work-items are made for; of more, each takes more
 COLUMNS = ("row", "col", "intensity", "sigma", "snr")
 
 
@@ -49,6 +50,7 @@ class Peaks:
     ) -> None:
         self._device = device
         self._position = sparsify.position
+        self._cut = device.cut(_USUAL, _PICKED)
         self._options = (
             np.float32(cutoff),
             np.float32(noise),
@@ -77,7 +79,7 @@ class Peaks:
             self._peaks = self._grow(total)
         cl.enqueue_copy(queue, self._ends, picked.ends.astype(np.uint32))
         buffers = (images, self._position, background.mean, background.deviation, picked.index, self._ends)
-        self._kernel(queue, (_ITEMS, len(picked.ends)), (1, 1), *buffers, self._peaks, *self._options)
+        self._kernel(queue, *self._cut.launch(len(picked.ends)), *buffers, self._peaks, *self._options)
         found = np.empty((total, len(COLUMNS)), np.float32)
         cl.enqueue_copy(queue, found, self._peaks)
         return [part[np.isfinite(part[:, 0])] for part in np.split(found, picked.ends[:-1])]

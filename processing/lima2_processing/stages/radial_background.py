@@ -14,9 +14,10 @@ from ..geometry import RadialBins
 from .pixels import SOURCE, Pixels
 
 _LEVELS = 128  # columns of the table of values: backgrounds up to about 50 counts never need the values themselves
-_PARTS = 8  # tables of one frame at most: each is counted by one work-item
-_ITEMS = 64  # work-items of one frame: enough to keep the cores busy
-_CHUNK = 65536  # pixels of one work-item
+_PARTS = 8  # tables of one frame at most on a CPU, where each is counted by one work-item
+_ITEMS = 64  # work-items that share the bins of a frame on a CPU: enough to keep the cores busy
+_CHUNK = 65536  # pixels of one work-item on a CPU
+_LEAST = 256  # pixels of one work-item on a GPU
 _LANES = 8  # as in the kernel
 _CLIP = Path(__file__).with_name("clip.cl")
 
@@ -85,25 +86,31 @@ class _ValueTable:
         self._options = options
         self._ceiling = np.uint32(math.ceil(pixels.ceiling))
         self._number = device.upload(bins.number)
-        self._n_parts = min(_PARTS, device.compute_units)
-        self._chunk = -(-self._n_pixels // self._n_parts)
+        parts = min(_PARTS, device.compute_units)
+        self._pixels = device.cut(self._n_pixels, -(-self._n_pixels // parts), _LEAST)
+        self._bins = device.cut(self._n_bins, -(-self._n_bins // _ITEMS))
+        self._shared = device.many_items  # all work-items of a frame count into one table
+        self._n_parts = 1 if self._shared else self._pixels.items
         rows = batch * self._n_parts * (self._n_bins + 1)
         self._counts = device.allocate(rows * _LEVELS * 4)
         self._excess = device.allocate(rows * 8)
         source = Path(__file__).with_name("value_table.cl")
-        program = device.build(source, {**pixels.constants, "LEVELS": _LEVELS}, (_CLIP,))
+        shared = {"SHARED": 1} if self._shared else {}
+        program = device.build(source, {**pixels.constants, "LEVELS": _LEVELS, **shared}, (_CLIP,))
         self._count, self._clip = (cl.Kernel(program, name) for name in ("count_values", "clip_table"))
 
     def enqueue(
         self, queue: cl.CommandQueue, images: cl.Buffer, result: Background, pending: cl.Buffer, n_frames: int
     ) -> None:
-        sizes = (np.uint32(self._n_pixels), np.uint32(self._n_bins), np.uint32(self._chunk))
+        if self._shared:
+            for buffer in (self._counts, self._excess):
+                cl.enqueue_fill_buffer(queue, buffer, np.zeros(1, np.uint32), 0, buffer.size)
+        sizes = (np.uint32(self._n_pixels), np.uint32(self._n_bins), np.uint32(self._pixels.chunk))
         buffers = (images, self._number, self._counts, self._excess)
-        self._count(queue, (self._n_parts, n_frames), (1, 1), *buffers, self._ceiling, *sizes)
-        per_item = -(-self._n_bins // _ITEMS)
-        sizes = (np.uint32(self._n_parts), np.uint32(self._n_bins), np.uint32(per_item))
+        self._count(queue, *self._pixels.launch(n_frames), *buffers, self._ceiling, *sizes)
+        sizes = (np.uint32(self._n_parts), np.uint32(self._n_bins), np.uint32(self._bins.chunk))
         buffers = (self._counts, self._excess, result.mean, result.deviation, pending)
-        self._clip(queue, (-(-self._n_bins // per_item), n_frames), (1, 1), *buffers, *self._options, *sizes)
+        self._clip(queue, *self._bins.launch(n_frames), *buffers, *self._options, *sizes)
 
 
 class _Values:
@@ -113,6 +120,8 @@ class _Values:
         self._n_bins, self._n_pixels = len(bins.radius), bins.number.size
         self._options = options
         self._ceiling = np.float32(pixels.ceiling)
+        self._pixels = device.cut(self._n_pixels, _CHUNK, _LEAST)
+        self._bins = device.cut(self._n_bins, -(-self._n_bins // _ITEMS))
         sizes = np.diff(bins.ends.astype(np.int64), prepend=0)
         room = np.cumsum(-(-sizes // _LANES) * _LANES)  # each bin begins at a vector
         starts = np.concatenate([[0], room[:-1]])
@@ -132,14 +141,14 @@ class _Values:
         self, queue: cl.CommandQueue, images: cl.Buffer, result: Background, pending: cl.Buffer, n_frames: int
     ) -> None:
         n_pixels, n_bins, room = map(np.uint32, (self._n_pixels, self._n_bins, self._room))
-        size = (-(-self._n_pixels // _CHUNK), n_frames)
-        sizes = (n_pixels, n_bins, room, np.uint32(_CHUNK))
-        self._sort(queue, size, (1, 1), images, self._places, self._values, pending, self._ceiling, *sizes)
-        per_item = -(-self._n_bins // _ITEMS)
-        items = (-(-self._n_bins // per_item), n_frames)
+        sizes = (n_pixels, n_bins, room, np.uint32(self._pixels.chunk))
+        self._sort(
+            queue, *self._pixels.launch(n_frames), images, self._places, self._values, pending, self._ceiling, *sizes
+        )
+        per_item, items = np.uint32(self._bins.chunk), self._bins.launch(n_frames)
         if self._lists is not None:
             buffers = (images, *self._lists, self._starts, self._values, pending)
-            sizes = (n_pixels, n_bins, room, np.uint32(per_item))
-            self._gather(queue, items, (1, 1), *buffers, self._ceiling, *sizes)
+            sizes = (n_pixels, n_bins, room, per_item)
+            self._gather(queue, *items, *buffers, self._ceiling, *sizes)
         buffers = (self._values, self._starts, self._sizes, result.mean, result.deviation, pending)
-        self._clip(queue, items, (1, 1), *buffers, *self._options, n_bins, room, np.uint32(per_item))
+        self._clip(queue, *items, *buffers, *self._options, n_bins, room, per_item)

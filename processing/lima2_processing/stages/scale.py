@@ -13,7 +13,7 @@ from ..device import Device
 from ..frame import FrameSpec
 from .pixels import SOURCE, Pixels
 
-CHUNK = 16384  # pixels of one work-item
+CHUNK = 16384  # pixels of one work-item on a CPU
 
 
 class Scale:
@@ -27,6 +27,7 @@ class Scale:
 
     def __init__(self, device: Device, pixels: Pixels, factor: NDArray[np.float32], batch: int) -> None:
         self._n_pixels = factor.size
+        self._cut = device.cut(self._n_pixels, CHUNK)
         self._factor = device.upload(factor.astype(np.float32))
         self._scaled = device.allocate(batch * factor.size * 4)
         self._ceiling = np.float32(pixels.ceiling)
@@ -38,7 +39,6 @@ class Scale:
 
     def enqueue(self, queue: cl.CommandQueue, frames: cl.Buffer, n_frames: int) -> cl.Buffer:
         """Enqueue the scaling of ``n_frames`` images."""
-        size = (-(-self._n_pixels // CHUNK), n_frames)
-        counts = (np.uint32(self._n_pixels), np.uint32(CHUNK))
-        self._kernel(queue, size, (1, 1), frames, self._factor, self._scaled, self._ceiling, *counts)
+        counts = (np.uint32(self._n_pixels), np.uint32(self._cut.chunk))
+        self._kernel(queue, *self._cut.launch(n_frames), frames, self._factor, self._scaled, self._ceiling, *counts)
         return self._scaled

@@ -15,7 +15,8 @@ from ..geometry import RadialBins
 from .pixels import SOURCE, Pixels
 from .radial_background import Background
 
-CHUNK = 8192  # pixels of one work-item
+CHUNK = 8192  # pixels of one work-item on a CPU
+_LEAST = 64  # on a GPU: what one finds is put together on the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ class Sparsify:
         self._device = device
         self._n_pixels = bins.position.size
         self._n_bins = len(bins.radius)
-        self._n_chunks = -(-self._n_pixels // CHUNK)
+        self._cut = device.cut(self._n_pixels, CHUNK, _LEAST)
         self._position = device.upload(bins.position)
         self._number = device.upload(bins.number)
         self._limit = device.allocate(batch * (self._n_bins + 1) * 4)
         self._found = device.allocate(batch * self._n_pixels * 4)
-        self._counts = device.allocate(batch * self._n_chunks * 4)
-        self._offsets = device.allocate(batch * self._n_chunks * 4)
+        self._counts = device.allocate(batch * self._cut.items * 4)
+        self._offsets = device.allocate(batch * self._cut.items * 4)
         self._most = batch * self._n_pixels  # that can be picked at all
         self._room = 0
         self._index, self._intensity = self._grow(4096)
@@ -74,13 +75,13 @@ class Sparsify:
 
     def run(self, queue: cl.CommandQueue, images: cl.Buffer, background: Background, n_frames: int) -> Picked:
         """Pick pixels of ``n_frames`` images. Waits for their number, so that the result has just the room."""
-        n, bins, chunk = np.uint32(self._n_pixels), np.uint32(self._n_bins), np.uint32(CHUNK)
+        n, bins, chunk = np.uint32(self._n_pixels), np.uint32(self._n_bins), np.uint32(self._cut.chunk)
         levels = (background.mean, background.deviation, self._limit)
         self._limits(queue, (self._n_bins + 1, n_frames), None, *levels, *self._cuts, bins)
-        size = (self._n_chunks, n_frames)
+        size = self._cut.launch(n_frames)
         places = (images, self._number, self._position, *levels, self._found, self._counts)
-        self._find(queue, size, (1, 1), *places, *self._cuts, self._ceiling, n, bins, chunk)
-        counts = np.empty((n_frames, self._n_chunks), np.uint32)
+        self._find(queue, *size, *places, *self._cuts, self._ceiling, n, bins, chunk)
+        counts = np.empty((n_frames, self._cut.items), np.uint32)
         cl.enqueue_copy(queue, counts, self._counts)
         ends = np.cumsum(counts, dtype=np.int64)
         offsets = (ends - counts.ravel()).astype(np.uint32)
@@ -88,7 +89,7 @@ class Sparsify:
             self._index, self._intensity = self._grow(int(ends[-1]))
         cl.enqueue_copy(queue, self._offsets, offsets)
         packed = (self._index, self._intensity)
-        self._pack(queue, size, (1, 1), images, self._found, self._counts, self._offsets, *packed, n, chunk)
+        self._pack(queue, *size, images, self._found, self._counts, self._offsets, *packed, n, chunk)
         return Picked(*packed, ends.reshape(n_frames, -1)[:, -1])
 
     def _grow(self, n_picked: int) -> tuple[cl.Buffer, cl.Buffer]:

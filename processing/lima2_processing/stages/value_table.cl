@@ -4,7 +4,25 @@
 // The table has LEVELS columns, for the values 0 to LEVELS - 2 and for all that are higher. Of these only the sums are
 // kept: enough for the first cut, which as a rule takes them all away. A bin where it doesn't is left to the other way.
 
+// SHARED is defined where all work-items of a frame count into one table, which is 0 before: many work-items, as a GPU has
+// them, can't have a table each. Else each work-item has its own.
+
 #define HIGHEST (LEVELS - 1)
+
+#ifdef SHARED
+#define COUNT(counter) atomic_inc(&(counter))
+#define ADD(sum, term) atomic_add_float((volatile global uint *)&(sum), term)
+
+void atomic_add_float(volatile global uint *sum, const float term)
+{
+    uint before = *sum, seen;
+    while ((seen = atomic_cmpxchg(sum, before, as_uint(as_float(before) + term))) != before)
+        before = seen;
+}
+#else
+#define COUNT(counter) (counter)++
+#define ADD(sum, term) (sum) += (term)
+#endif
 
 // Counts the values of a part of a frame.
 //
@@ -18,14 +36,20 @@ kernel void count_values(global const PIXEL *restrict image, global const ushort
                          global uint *restrict table, global float2 *restrict excess, const uint ceiling,
                          const uint n_pixels, const uint n_bins, const uint chunk)
 {
+#ifdef SHARED
+    const size_t part = get_global_id(1);
+#else
     const size_t part = get_global_id(1) * get_global_size(0) + get_global_id(0);
+#endif
     global const PIXEL *values = image + get_global_id(1) * (size_t)n_pixels;
     global uint *restrict counts = table + part * (n_bins + 1) * LEVELS;
     global float2 *restrict sums = excess + part * (n_bins + 1);
+#ifndef SHARED
     for (uint i = 0; i < (n_bins + 1) * LEVELS; i++)
         counts[i] = 0;
     for (uint i = 0; i <= n_bins; i++)
         sums[i] = (float2)(0.0f);
+#endif
     const uint first = get_global_id(0) * chunk;
     const uint last = min(first + chunk, n_pixels);
     for (uint i = first; i < last; i++) {
@@ -34,10 +58,12 @@ kernel void count_values(global const PIXEL *restrict image, global const ushort
         if (value >= ceiling)
             continue;
         if (value < HIGHEST) {
-            counts[bin * LEVELS + value]++;
+            COUNT(counts[bin * LEVELS + value]);
         } else {
-            counts[bin * LEVELS + HIGHEST]++;
-            sums[bin] += (float2)((float)value, (float)value * (float)value);
+            COUNT(counts[bin * LEVELS + HIGHEST]);
+            global float *pair = (global float *)&sums[bin];
+            ADD(pair[0], (float)value);
+            ADD(pair[1], (float)value * (float)value);
         }
     }
 }
