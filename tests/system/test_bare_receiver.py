@@ -42,7 +42,7 @@ async def test_conductor_and_receivers_run_without_bluesky(make_site, helpers, t
     try:
         acquisition = helpers.new_id()
         prepared = await client.prepare(acquisition, site.plan("run", 20, pipeline=True))
-        assert all("Portable Computing Language" in device for device in prepared.device)
+        assert all("Portable Computing Language" in facts.device for facts in prepared.pipelines)
         await client.start(acquisition)
         final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
         assert (final.outcome, final.counts.saved) == ("complete", 20)
