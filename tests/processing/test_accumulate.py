@@ -49,6 +49,7 @@ def test_pixels_without_a_value_have_none_in_the_sum(device):
     images[2, 0, 2] = np.inf  # saturated
     masked = np.zeros((2, 4), bool)
     masked[1, 3] = True
+    assert np.isnan(total(device, "<f4", [(images[2:], [True])], masked)).nonzero()[1].tolist() == [2, 3]
     batches = [(images[:2], [True, True]), (images[2:], [True]), (images[:1], [True])]
     assert np.isnan(total(device, "<f4", batches, masked)).nonzero()[0].tolist() == [0, 0, 1]
     counts = np.where(np.isfinite(images), images, 65535)

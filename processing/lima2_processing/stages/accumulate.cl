@@ -43,7 +43,8 @@ kernel void accumulate(global const PIXEL *restrict image, const uint start, con
             continue;
         global const PIXEL *const added = image + (size_t)(start + frame) * n_pixels;
         for (uint i = first; i < last; i++) {
-            const float value = pixel_value(added[i], ceiling) - carry[i];
+            const float pixel = pixel_value(added[i], ceiling);
+            const float value = pixel - pixel == 0.0f ? pixel - carry[i] : NAN;  // infinity: saturated, no value
             const float total = sum[i] + value;
             carry[i] = (total - sum[i]) - value;
             sum[i] = total;
