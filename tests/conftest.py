@@ -28,3 +28,16 @@ def sockets():
     folder = Path(tempfile.mkdtemp(prefix="lima2-test-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """Gives a folder of recorded data by its name, or skips the test."""
+
+    def find(name: str) -> Path:
+        folder = Path(os.environ.get("LIMA2_TEST_DATA", REPOSITORY.parent / "shared" / "data")) / name
+        if not folder.is_dir():
+            pytest.skip(f"no recorded data in {folder}: set LIMA2_TEST_DATA to the folder that holds {name}")
+        return folder
+
+    return find

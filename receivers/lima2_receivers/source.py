@@ -9,7 +9,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from lima2_processing.frame import Frame, FrameSpec
+from lima2_processing.frame import Frame, FrameIdx, FrameSpec
+
+from .packing import PackedImage
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -18,10 +20,24 @@ P = TypeVar("P", bound=msgspec.Struct)
 class SeriesEnd:
     """The detector says that it has sent everything of this series to this receiver.
 
-    :param n_frames: how many frames the whole series has, over all receivers.
+    :param n_frames: how many frames the whole series has, over all receivers; None: it does not say.
     """
 
-    n_frames: int
+    n_frames: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedFrame:
+    """One complete frame whose pixels are packed. They are unpacked later, and only where somebody needs them.
+
+    :param index: see ``Frame``.
+    :param channels: the pixels, one image a channel.
+    :param timestamp: see ``Frame``.
+    """
+
+    index: FrameIdx
+    channels: tuple[PackedImage, ...]
+    timestamp: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +61,10 @@ class Source(ABC, Generic[P]):
         self.series = series
 
     @abstractmethod
-    def receive(self, message: Sequence[memoryview]) -> list[Frame | SeriesEnd | Stranger]:
+    def receive(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
         """Parse one message of the transport.
 
-        :param message: its parts. The last part of a frame's message lies in the frame ring: the returned Frame's data
-            is a view of it, not a copy.
+        :param message: its parts. The second part lies in the frame ring: a returned Frame's data is a view of it, not
+            a copy. All parts but the second stay as they are.
         :raises ProtocolError: the bytes are not what the detector's protocol allows; nothing of them was used.
         """

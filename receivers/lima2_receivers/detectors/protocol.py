@@ -78,7 +78,7 @@ def decode_sender_request(data: bytes) -> SenderRequest:
     """
     try:
         return _request.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"request to the detector of {len(data)} bytes: {error}") from error
 
 
@@ -89,5 +89,5 @@ def decode_sender_reply(data: bytes) -> SenderReply:
     """
     try:
         return _reply.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"reply of the detector of {len(data)} bytes: {error}") from error

@@ -12,7 +12,7 @@ import zmq
 from lima2_processing.frame import Frame
 
 from ..errors import ProtocolError
-from ..source import SeriesEnd, Stranger
+from ..source import PackedFrame, SeriesEnd, Stranger
 from ..transport.endpoints import bind
 from .ring import FrameRing, Slot
 
@@ -25,11 +25,11 @@ POLL_SECONDS = 0.1  # how soon the thread notices that it is to end
 class Taker(Protocol):
     """What takes the frames of one acquisition."""
 
-    def parse(self, message: Sequence[memoryview]) -> list[Frame | SeriesEnd | Stranger]:
+    def parse(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
         """Parse a message with the acquisition's own source."""
         ...
 
-    def accept(self, frame: Frame, slot: Slot) -> bool:
+    def accept(self, frame: Frame | PackedFrame, slot: Slot) -> bool:
         """Take a frame and its slot; False: it isn't wanted, and the slot stays with the caller."""
         ...
 
@@ -116,7 +116,7 @@ class Intake:
                 continue
             if any(isinstance(item, Stranger) for item in items):
                 continue
-            frames = sum(isinstance(item, Frame) for item in items)
+            frames = sum(isinstance(item, Frame | PackedFrame) for item in items)
             if frames > 1:  # they would share a slot, and give it back more than once
                 self._refuse(taker.fail_by(ProtocolError(f"got {frames} frames in one message, expected 1 at most")))
                 return False
@@ -131,11 +131,11 @@ class Intake:
             log.warning("dropped a message: %s (further ones of this kind are only counted)", why)
 
 
-def _hand(taker: Taker, item: Frame | SeriesEnd | Stranger, slot: Slot) -> bool:
+def _hand(taker: Taker, item: Frame | PackedFrame | SeriesEnd | Stranger, slot: Slot) -> bool:
     """Give an item to its acquisition; True: it took the slot."""
     try:
         match item:
-            case Frame():
+            case Frame() | PackedFrame():
                 return taker.accept(item, slot)
             case SeriesEnd():
                 taker.series_ended(item)

@@ -22,6 +22,7 @@ from lima2_processing.frame import (
     Accumulated,
     AcquisitionId,
     Frame,
+    FrameIdx,
     FrameResult,
     LocalIdx,
     Output,
@@ -36,11 +37,12 @@ from ..ledger import FrameStatus
 from ..messages import Progress
 from ..plan import RAW_STREAM
 from ..saving.part import EncodedRow, PartFiles
-from ..source import SeriesEnd, Source, Stranger
+from ..source import PackedFrame, SeriesEnd, Source, Stranger
 from ..topology import Topology
 from .book import Book, Fate
 from .ring import FrameRing, Slot
 from .scribe import Missing, Saving, SavingWindow, Scribe
+from .unpacking import Ready, Taken, Unpacker
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +97,12 @@ class Share:
         self._asked = time.monotonic()
         self._book = Book(acquisition.name)
         self._scribe = Scribe(files, self._book, WAITING, flush_period, self.fail_by)
-        self._to_pipeline: queue.SimpleQueue[tuple[Frame, Slot] | None] = queue.SimpleQueue()
+        self._to_pipeline: queue.SimpleQueue[Taken | None] = queue.SimpleQueue()
         # Results that may wait for an encoder, so that they can't pile up beside the ring.
         self._waiting = threading.BoundedSemaphore(2 * encoders)
         self._pool = ThreadPoolExecutor(encoders, thread_name_prefix="encoder")
+        passes = pipeline is None and files.takes_packed(RAW_STREAM)
+        self._unpacker = Unpacker(source.spec, encoders, passes)
         self._thread = threading.Thread(target=self._guard, args=(self._run_pipeline,), name="pipeline", daemon=True)
 
     def start(self) -> None:
@@ -108,11 +112,11 @@ class Share:
 
     # --- called by the intake thread ---
 
-    def parse(self, message: Sequence[memoryview]) -> list[Frame | SeriesEnd | Stranger]:
+    def parse(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
         """Parse a message of the data stream."""
         return self._source.receive(message)
 
-    def accept(self, frame: Frame, slot: Slot) -> bool:
+    def accept(self, frame: Frame | PackedFrame, slot: Slot) -> bool:
         """Take a frame and its slot; False: it is a duplicate, a straggler, or another receiver's."""
         owner, row = self._topology.locate(frame.index)
         if owner != self._rank:
@@ -124,7 +128,7 @@ class Share:
             self._scribe.hand(Fate(at, FrameStatus.LOST, "never arrived, later frames did"))
         if self._scribe.refused:
             self._scribe.hand(Fate(row, FrameStatus.FAILED, self._scribe.refused))
-        elif frame.modules != self._source.spec.all_modules:
+        elif isinstance(frame, Frame) and frame.modules != self._source.spec.all_modules:
             self._scribe.hand(Fate(row, FrameStatus.LOST, "incomplete: modules are missing"))
         elif self._enter(frame, slot):
             return True
@@ -135,9 +139,9 @@ class Share:
     def series_ended(self, end: SeriesEnd) -> None:
         """Note that nothing more will come from the detector."""
         self._book.end()
-        log.debug("%s: detector sent all of %d frames", self.acquisition.name, end.n_frames)
+        log.debug("%s: detector sent all of %s frames", self.acquisition.name, end.n_frames)
 
-    def _enter(self, frame: Frame, slot: Slot) -> bool:
+    def _enter(self, frame: Frame | PackedFrame, slot: Slot) -> bool:
         """Queue a frame for the pipeline, unless its end mark is in the queue already."""
         with self._lock:
             if not self._closing:
@@ -211,6 +215,7 @@ class Share:
             self._to_pipeline.put(None)
         if self._thread.is_alive():
             self._thread.join()
+        self._unpacker.close()
         self._pool.shutdown(wait=True)
         self._guard(self._finish_windows)
         self._scribe.finish()
@@ -252,28 +257,42 @@ class Share:
         return reason
 
     def _run_pipeline(self) -> None:
-        while (batch := self._next_batch()) is not None:
+        while (taken := self._next_batch()) is not None:
+            batch = self._ready(taken)
             self._pass_on(batch, self._results_of(batch))
-            batch.clear()  # nothing here may keep a batch, or what came of it, while the next one is worked on
+            taken.clear()  # nothing here may keep a batch, or what came of it, while the next one is worked on
+            batch.clear()
 
-    def _results_of(self, batch: list[tuple[Frame, Slot]]) -> Results:
+    def _ready(self, taken: list[Taken]) -> list[Ready]:
+        """Return a batch with its pixels unpacked, side by side; what can't be unpacked has failed."""
+        ready: list[Ready] = []
+        for (frame, slot), one in zip(taken, self._unpacker.ready(taken), strict=True):
+            if isinstance(one, Ready):
+                ready.append(one)
+            else:
+                self._ring.give(slot)
+                self._settle_later(frame.index, FrameStatus.FAILED, f"its pixels can't be unpacked: {one}")
+        return ready
+
+    def _results_of(self, batch: list[Ready]) -> Results:
         """Return what the pipeline makes of a batch; nothing where it can't, and its frames have failed."""
-        frames = tuple(frame for frame, _ in batch)
         if self._pipeline is None:
-            return Results(tuple(FrameResult(frame.index, {}) for frame in frames))
+            return Results(tuple(FrameResult(one.index, {}) for one in batch))
+        if not batch:
+            return Results(())
         try:
-            return self._process(self._pipeline, frames)
+            return self._process(self._pipeline, tuple(one.frame for one in batch if one.frame is not None))
         except ProcessingError as error:
             self._fail_batch(batch, f"pipeline: {error}")
         except Exception as error:  # a bug in a pipeline must not take rows and slots with it
             self._fail_batch(batch, self.fail_by(error))
         return Results(())
 
-    def _pass_on(self, batch: list[tuple[Frame, Slot]], results: Results) -> None:
+    def _pass_on(self, batch: list[Ready], results: Results) -> None:
         """Let the encoders have what came of a batch."""
-        for (frame, slot), result in zip(batch, results.frames, strict=False):  # no results: they have failed
+        for one, result in zip(batch, results.frames, strict=False):  # no results: they have failed
             self._waiting.acquire()
-            self._pool.submit(self._guard, lambda f=frame, s=slot, r=result: self._save(f, s, r))
+            self._pool.submit(self._guard, lambda o=one, r=result: self._save(o, r))
         for window in results.accumulated:
             self._pool.submit(self._guard, lambda w=window: self._encode_window(w))
 
@@ -284,12 +303,12 @@ class Share:
             raise ValueError(f"got results of frames {got}, expected {expected}")
         return processed
 
-    def _fail_batch(self, batch: list[tuple[Frame, Slot]], reason: str) -> None:
-        for frame, slot in batch:
-            self._ring.give(slot)
-            self._settle_later(frame, FrameStatus.FAILED, reason)
+    def _fail_batch(self, batch: list[Ready], reason: str) -> None:
+        for one in batch:
+            self._ring.give(one.slot)
+            self._settle_later(one.index, FrameStatus.FAILED, reason)
 
-    def _next_batch(self) -> list[tuple[Frame, Slot]] | None:
+    def _next_batch(self) -> list[Taken] | None:
         first = self._to_pipeline.get()
         if first is None:
             return None
@@ -314,17 +333,17 @@ class Share:
         values = self._files.encode(window.values, accumulated=True)
         self._scribe.hand(SavingWindow(EncodedRow(LocalIdx(window.window), values)))
 
-    def _settle_later(self, frame: Frame, status: FrameStatus, reason: str) -> None:
-        self._scribe.hand(Fate(self._topology.locate(frame.index)[1], status, reason))
+    def _settle_later(self, index: FrameIdx, status: FrameStatus, reason: str) -> None:
+        self._scribe.hand(Fate(self._topology.locate(index)[1], status, reason))
 
-    def _save(self, frame: Frame, slot: Slot, result: FrameResult) -> None:
+    def _save(self, one: Ready, result: FrameResult) -> None:
         try:
-            self._encode(frame, slot, result)
+            self._encode(one, result)
         finally:
             self._waiting.release()  # only now is the result let go: handing it over may have to wait
 
-    def _encode(self, frame: Frame, slot: Slot, result: FrameResult) -> None:
-        row = self._topology.locate(frame.index)[1]
+    def _encode(self, one: Ready, result: FrameResult) -> None:
+        row = self._topology.locate(one.index)[1]
         try:
             scalars = {
                 name: float(np.asarray(value))
@@ -332,13 +351,13 @@ class Share:
                 if self._outputs[name].kind is OutputKind.SCALAR
             }
             self._book.count_processed(bool(scalars.get("is_hit", 0)))
-            values = self._files.encode({RAW_STREAM: frame.data, **result.values})
+            values = self._files.encode({RAW_STREAM: one.raw, **result.values})
         except ReceiverError as error:
-            self._settle_later(frame, FrameStatus.FAILED, str(error))
+            self._settle_later(one.index, FrameStatus.FAILED, str(error))
             return
         except Exception as error:  # a bug must not take the row with it
-            self._settle_later(frame, FrameStatus.FAILED, self.fail_by(error))
+            self._settle_later(one.index, FrameStatus.FAILED, self.fail_by(error))
             return
         finally:
-            self._ring.give(slot)
+            self._ring.give(one.slot)
         self._scribe.hand(Saving(EncodedRow(row, values), scalars, VETOED if result.vetoed else ""))

@@ -19,6 +19,7 @@ from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, Spars
 from lima2_processing.result_pool import ResultPool
 
 from ..errors import SavingError
+from ..packing import PackedImage
 from ..plan import Compression, SavingParams
 from .claim import Claim
 from .codecs import Chunk, encode, room_bytes
@@ -106,6 +107,11 @@ class PartFiles:
             self.discard()
             raise
 
+    def takes_packed(self, name: str) -> bool:
+        """Tell whether a bitshuffled image can go to the file of an output as it came, or to none at all."""
+        output = self._outputs.get(name)
+        return output is None or self._compression[output.stream] is Compression.BSHUF_LZ4
+
     def _make_rooms(self, ahead: int) -> dict[str, ResultPool]:
         rooms: dict[str, ResultPool] = {}
         for name, output in self._outputs.items():
@@ -116,7 +122,7 @@ class PartFiles:
         return rooms
 
     def encode(
-        self, values: Mapping[str, NDArray[np.generic] | SparseFrame], accumulated: bool = False
+        self, values: Mapping[str, NDArray[np.generic] | PackedImage | SparseFrame], accumulated: bool = False
     ) -> dict[str, Value]:
         """Return the values of those outputs that are saved, images compressed. Any thread may call it.
 
@@ -132,6 +138,9 @@ class PartFiles:
                 continue
             if value is None:
                 raise SavingError(f"output {name}: got nothing, expected {output.dtype} {output.shape}")
+            if isinstance(value, PackedImage):
+                encoded[name] = value.data  # whoever has it asked ``takes_packed``
+                continue
             if isinstance(value, SparseFrame) or output.kind is OutputKind.SPARSE:
                 check_sparse(output, value)
             else:

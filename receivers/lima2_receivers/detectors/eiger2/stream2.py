@@ -1,0 +1,149 @@
+"""Stream2 of DECTRIS: one CBOR message each (github.com/dectris/documentation, ``stream_v2``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from io import BytesIO
+from typing import Any
+
+import cbor2
+import numpy as np
+
+from ...errors import ProtocolError
+from ...packing import PackedImage, Packing
+from .events import StreamEnd, StreamEvent, StreamImage, StreamStart
+
+SELF_DESCRIBED = 55799  # tag that a message may begin with: what follows is CBOR
+ROW_MAJOR = 40  # tag of an array: [shape, typed array] (RFC 8746)
+TYPED = {64: "|u1", 69: "<u2", 70: "<u4", 85: "<f4"}  # tags of typed arrays, little endian
+PACKED = 56500  # DECTRIS' tag for packed bytes: [algorithm, element size, bytes]
+MAX_DEPTH = 16  # of nested containers: real messages have 7
+MAX_CHANNELS = 8
+_ALGORITHMS = {"bslz4": Packing.BSLZ4, "lz4": Packing.LZ4}
+
+
+def parse_stream2(message: memoryview) -> StreamEvent:
+    """Parse one message.
+
+    :raises ProtocolError: it is not what Stream2 allows.
+    """
+    try:
+        decoder = cbor2.CBORDecoder(BytesIO(message), max_depth=MAX_DEPTH, allow_indefinite=False)
+        content = decoder.decode()
+        _require_end(decoder)
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"stream2: got no CBOR message ({error}), expected one") from error
+    if not isinstance(content, Mapping):
+        raise ProtocolError(f"stream2: got {type(content).__name__}, expected a map")
+    series = _whole(content, "series_id")
+    match content.get("type"):
+        case "start":
+            return StreamStart(series)
+        case "end":
+            return StreamEnd(series)
+        case "image":
+            return _image(content, series)
+        case other:
+            raise ProtocolError(f"stream2: got type {_short(other)}, expected start, image or end")
+
+
+def _require_end(decoder: cbor2.CBORDecoder) -> None:
+    with suppress(cbor2.CBORDecodeEOF):
+        decoder.decode()
+        raise ProtocolError("stream2: got more behind the message, expected its end")
+
+
+def _image(content: Mapping[str, Any], series: int) -> StreamImage:
+    data = content.get("data")
+    if not isinstance(data, Mapping) or not 1 <= len(data) <= MAX_CHANNELS:
+        raise ProtocolError(f"stream2: data: got {_short(data)}, expected a map of 1 to {MAX_CHANNELS} channels")
+    channels = [_channel(str(name), value) for name, value in data.items()]
+    kinds = {(shape, dtype) for shape, dtype, _ in channels}
+    if len(kinds) > 1:
+        raise ProtocolError(f"stream2: data: got channels of {sorted(kinds)}, expected all alike")
+    ((shape, dtype),) = kinds
+    packed = tuple(image for _, _, image in channels)
+    return StreamImage(series, _whole(content, "image_id"), shape, dtype, packed, _begin(content))
+
+
+def _channel(name: str, value: object) -> tuple[tuple[int, int], str, PackedImage]:
+    """Return shape, type and packed pixels of a channel."""
+    place = f"stream2: data.{_short(name)}"
+    if not isinstance(value, cbor2.CBORTag) or value.tag != ROW_MAJOR:
+        raise ProtocolError(f"{place}: got {_kind(value)}, expected a row-major array (tag {ROW_MAJOR})")
+    parts = value.value
+    if not isinstance(parts, list | tuple) or len(parts) != 2:
+        raise ProtocolError(f"{place}: got {_kind(parts)}, expected a shape and an array")
+    shape, array = parts
+    if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(_is_size(size) for size in shape):
+        raise ProtocolError(f"{place}: got shape {_short(shape)}, expected (rows, cols)")
+    if not isinstance(array, cbor2.CBORTag) or array.tag not in TYPED:
+        tags = ", ".join(map(str, TYPED))
+        raise ProtocolError(f"{place}: got {_kind(array)}, expected a typed array (tag {tags})")
+    dtype = TYPED[array.tag]
+    return (shape[0], shape[1]), dtype, _packed(place, array.value, np.dtype(dtype).itemsize)
+
+
+def _packed(place: str, value: object, itemsize: int) -> PackedImage:
+    if isinstance(value, bytes):
+        return PackedImage(Packing.NONE, value)
+    parts = value.value if isinstance(value, cbor2.CBORTag) and value.tag == PACKED else None
+    if not isinstance(parts, list | tuple) or len(parts) != 3:
+        raise ProtocolError(f"{place}: got {_kind(value)}, expected bytes, or packed ones (tag {PACKED})")
+    algorithm, size, data = parts
+    packing = _ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else None
+    if packing is None:
+        raise ProtocolError(f"{place}: got {_short(algorithm)}, expected one of {', '.join(_ALGORITHMS)}")
+    if packing is Packing.BSLZ4 and size != itemsize:
+        raise ProtocolError(f"{place}: got elements of {_short(size)} bytes, expected {itemsize}")
+    if not isinstance(data, bytes):
+        raise ProtocolError(f"{place}: got {_kind(data)}, expected bytes")
+    return PackedImage(packing, data)
+
+
+def _begin(content: Mapping[str, Any]) -> float:
+    """Return when the exposure began: ``series_date`` and the fraction ``start_time``; NaN where they are not there."""
+    date, fraction = content.get("series_date"), content.get("start_time")
+    if not isinstance(date, datetime) or not isinstance(fraction, list | tuple) or len(fraction) != 2:
+        return math.nan
+    ticks, rate = fraction
+    if not (_is_number(ticks) and _is_number(rate) and rate):
+        return math.nan
+    return date.timestamp() + ticks / rate
+
+
+def _whole(content: Mapping[str, Any], name: str) -> int:
+    value = content.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ProtocolError(f"stream2: {name}: got {_short(value)}, expected a whole number")
+    return value
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _kind(value: object) -> str:
+    return f"tag {value.tag}" if isinstance(value, cbor2.CBORTag) else type(value).__name__
+
+
+def _short(value: object) -> str:
+    """Return a value for a message, cut short, whatever a stranger sent."""
+    match value:
+        case str():
+            return repr(value if len(value) <= 40 else f"{value[:37]}...")
+        case None | bool() | float():
+            return repr(value)
+        case int():
+            return repr(value) if abs(value) < 2**64 else "a huge number"
+        case list() | tuple() | Mapping():
+            return f"{len(value)} items"
+        case _:
+            return _kind(value)

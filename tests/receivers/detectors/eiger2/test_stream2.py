@@ -1,0 +1,141 @@
+"""Stream2: real messages, the contract of all sources, and messages that mean harm."""
+
+import contextlib
+from datetime import UTC, datetime
+
+import cbor2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lima2_processing.frame import FrameSpec
+from lima2_receivers.detectors.eiger2 import packets
+from lima2_receivers.detectors.eiger2.events import StreamEnd, StreamImage, StreamStart
+from lima2_receivers.detectors.eiger2.params import Eiger2Params
+from lima2_receivers.detectors.eiger2.source import Eiger2Source
+from lima2_receivers.detectors.eiger2.stream2 import parse_stream2
+from lima2_receivers.errors import ProtocolError
+from lima2_receivers.packing import Packing, unpack
+from lima2_receivers.source import PackedFrame, SeriesEnd
+from lima2_receivers.testing import SourceContract
+
+WHEN = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
+CHANNELS = ("threshold_1", "threshold_2")
+
+
+def pixels(index, shape=(31, 45), dtype="<u2", seed=0):
+    return np.random.default_rng(1000 * seed + index).poisson(index + 2, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("packing", [Packing.BSLZ4, Packing.NONE])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("dtype", ["|u1", "<u2", "<u4"])
+class TestStream2(SourceContract):
+    @pytest.fixture(autouse=True)
+    def choose(self, packing, channels, dtype):
+        self.packing, self.channels, self.dtype = packing, CHANNELS[:channels], dtype
+
+    def images(self, index):
+        return {name: pixels(index, dtype=self.dtype, seed=at) for at, name in enumerate(self.channels)}
+
+    def make_source(self, series):
+        shape = (31, 45) if len(self.channels) == 1 else (2, 31, 45)
+        return Eiger2Source(Eiger2Params(), FrameSpec(shape, self.dtype), series)
+
+    def frame_message(self, series, index):
+        return [packets.image2(series, index, self.images(index), self.packing, WHEN)]
+
+    def frame_pixels(self, series, index):
+        return b"".join(image.tobytes() for image in self.images(index).values())
+
+    def end_message(self, series, n_frames):
+        return [packets.end2(series)]
+
+    def malformed(self, series):
+        image = pixels(0, dtype=self.dtype)
+        named = dict.fromkeys(self.channels, image)
+        small = dict.fromkeys(self.channels, image[:-1])
+        other = {name: image.astype("<u2" if self.dtype == "<u4" else "<u4") for name in self.channels}
+        more = {**named, "threshold_9": image}
+        return {
+            name: [packets.image2(series, 0, images, self.packing, WHEN)]
+            for name, images in {"rows": small, "type": other, "channels": more, "none": {}}.items()
+        } | {
+            "not a map": [cbor2.dumps([1, 2])],
+            "no type": [cbor2.dumps({"series_id": series})],
+            "another type": [cbor2.dumps({"type": "stop", "series_id": series})],
+            "no series": [cbor2.dumps({"type": "end"})],
+            "series of text": [cbor2.dumps({"type": "end", "series_id": "7"})],
+            "negative image": [cbor2.dumps({"type": "image", "series_id": series, "image_id": -1, "data": {}})],
+        }
+
+
+def test_a_real_series(recorded):
+    folder = recorded("eiger2_16M_stream2")
+    start, image, end = (
+        parse_stream2(memoryview((folder / f"{n}.cbor").read_bytes())) for n in ("start", "image", "end")
+    )
+    assert (start, end) == (StreamStart(15614), StreamEnd(15614))
+    assert isinstance(image, StreamImage)
+    assert (image.series, image.index, image.shape, image.dtype) == (15614, 0, (4362, 4148), "<u2")
+    assert datetime.fromtimestamp(image.timestamp, UTC).isoformat() == "2023-10-03T15:47:49.434000+00:00"
+    found = np.empty(image.shape, image.dtype)
+    unpack(image.channels[0], found)
+    assert (found == 65535).mean() > 0.05  # gaps of the modules
+    counts = found[found < 65534]
+    assert 0 < counts.mean() < 1
+    # the same image as Stream v1 has it, from the same source
+    blob = (folder / "frame_sample_v1_bslz4").read_bytes()
+    assert blob[:12] == bytes(image.channels[0].data[:12])
+
+
+def test_frames_carry_when_their_exposure_began():
+    source = Eiger2Source(Eiger2Params(), FrameSpec((31, 45), "<u2"), 3)
+    message = packets.image2(3, 8, {"threshold_1": pixels(8)}, Packing.BSLZ4, WHEN, begin=1.5)
+    (frame,) = source.receive([memoryview(message)])
+    assert isinstance(frame, PackedFrame)
+    assert (frame.index, frame.timestamp) == (8, WHEN.timestamp() + 1.5)
+
+
+def test_start_and_end_of_a_series():
+    source = Eiger2Source(Eiger2Params(), FrameSpec((31, 45), "<u2"), 3)
+    assert source.receive([memoryview(packets.start2(3, pixels(0), CHANNELS, 10, WHEN))]) == []
+    assert source.receive([memoryview(packets.end2(3))]) == [SeriesEnd(None)]
+
+
+HOSTILE = {
+    "deep nesting": b"\x81" * 100_000 + b"\x00",
+    "a string of 2^63 bytes": b"\x5b\x7f" + b"\xff" * 7,
+    "an array of 2^63 items": b"\x9b\x7f" + b"\xff" * 7,
+    "a map of 2^63 items": b"\xbb\x7f" + b"\xff" * 7,
+    "an endless array": b"\x9f" + b"\x00" * 50,
+    "an endless string": b"\x5f" + b"\x41a" * 50,
+    "two messages": cbor2.dumps({"type": "end", "series_id": 1}) * 2,
+    "a shared value in itself": b"\xd8\x1c\x81\xd8\x1d\x00",
+    "a huge number": cbor2.dumps({"type": "end", "series_id": 10**5000}),
+    "nothing": b"",
+    "a shape of negative size": cbor2.dumps(
+        {"type": "image", "series_id": 1, "image_id": 0, "data": {"a": cbor2.CBORTag(40, [[-1, 5], b""])}}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_messages_are_refused_at_once(what):
+    with pytest.raises(ProtocolError, match="expected"):
+        parse_stream2(memoryview(HOSTILE[what]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_bytes_are_parsed_or_refused(data):
+    message = bytearray(packets.image2(3, 1, {"threshold_1": pixels(1, (3, 4))}, Packing.NONE, WHEN))
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(message) - 1))
+        message[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
+        if not message:
+            break
+    source = Eiger2Source(Eiger2Params(), FrameSpec((3, 4), "<u2"), 3)
+    with contextlib.suppress(ProtocolError):
+        source.receive([memoryview(message)])
