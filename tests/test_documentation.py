@@ -11,6 +11,7 @@ import pytest
 from lima2_processing.calibration import CalibrationFile
 from lima2_processing.pipelines.smx_params import SmxParams
 from lima2_receivers import config, plan
+from lima2_receivers.detectors.eiger2.params import Eiger2Params, Eiger2Settings
 from lima2_receivers.detectors.reader.params import ReaderSettings
 from lima2_receivers.detectors.simulator.params import SimulatorParams, SimulatorSettings
 from lima2_receivers.errors import _KINDS
@@ -30,6 +31,7 @@ CONFIGURATION = (
     config.DeadlineConfig,
     SimulatorSettings,
     ReaderSettings,
+    Eiger2Settings,
 )
 PARAMETERS = (
     plan.AcquisitionParams,
@@ -38,6 +40,7 @@ PARAMETERS = (
     SmxParams,
     CalibrationFile,
     SimulatorParams,
+    Eiger2Params,
 )
 
 

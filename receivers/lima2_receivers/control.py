@@ -32,6 +32,7 @@ class Capabilities(Struct, frozen=True):
     :param expo_time: allowed exposures in seconds.
     :param latency_time: allowed latencies in seconds.
     :param frame_spec: of its frames as they are now configured.
+    :param max_receivers: that its stream can be spread over; 0: any number.
     """
 
     model: str
@@ -39,6 +40,18 @@ class Capabilities(Struct, frozen=True):
     expo_time: Range
     latency_time: Range
     frame_spec: FrameSpec
+    max_receivers: int = 0
+
+
+class Armed(Struct, frozen=True):
+    """A detector that is ready for its triggers.
+
+    :param frame_spec: what its frames will look like.
+    :param series: the number that it will stamp on them.
+    """
+
+    frame_spec: FrameSpec
+    series: int
 
 
 class DetectorStatus(Struct, frozen=True):
@@ -46,7 +59,7 @@ class DetectorStatus(Struct, frozen=True):
 
     :param series: number of the series that is armed or was last.
     :param triggered: frames that the triggers delivered so far ask for.
-    :param sent: frames that left the detector (lost on the way or not).
+    :param sent: frames that left the detector (lost on the way or not); -1: it can't say, after a stop.
     :param busy: True while frames are still being exposed or sent.
     :param fault: what is wrong; empty where all is well.
     """
@@ -71,10 +84,11 @@ class Control(Protocol):
         """Connect (again), and return what the detector can do."""
         ...
 
-    async def prepare(self, series: int, plan: AcquisitionPlan) -> FrameSpec:
-        """Arm the detector for an acquisition and return what its frames will look like.
+    async def prepare(self, series: int, plan: AcquisitionPlan) -> Armed:
+        """Arm the detector for an acquisition.
 
-        :param series: the number to stamp on its frames.
+        :param series: a number that no other acquisition has, to be stamped on the frames of this one; a detector that
+            counts by itself says its own.
         :param plan: checked against the capabilities already.
         """
         ...
@@ -104,6 +118,8 @@ class DetectorPlugin(Struct, frozen=True):
     :param settings: frozen struct of its table in the configuration: where the detector is.
     :param source: ``module:class`` of the Source.
     :param control: ``module:class`` of the Control; constructed with (settings, timeout in seconds).
+    :param serves: True: the detector serves its stream, and receivers connect to it; False: receivers bind their
+        endpoint, and the detector connects to them.
     """
 
     name: str
@@ -111,6 +127,7 @@ class DetectorPlugin(Struct, frozen=True):
     settings: type[msgspec.Struct]
     source: str
     control: str
+    serves: bool = False
 
     def load_source(self) -> type[Source[msgspec.Struct]]:
         """Import and return the Source class."""

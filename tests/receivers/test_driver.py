@@ -215,3 +215,27 @@ async def test_waiting_for_a_stop_has_a_deadline(tmp_path):
     run = Run(ID, AcquisitionPlan(SavingParams(str(tmp_path))), 7, RoundRobin(1))
     with pytest.raises(UnreachableError, match=r"still preparing 0\.06 s after its stop"):
         await driver.closed(run)
+
+
+async def test_where_the_detector_can_not_say_how_many_it_sent_the_highest_number_decides(rig):
+    """Also frames that were still on their way when it was stopped."""
+    await rig.take(4)
+    sent = []
+
+    async def stop():
+        sent.append(True)
+        return DetectorStatus(7, 4, -1, busy=False)
+
+    def late(report):
+        if sent and len(sent) < 4:
+            sent.append(True)
+            rig.link.due = 6 + len(sent)
+        return report
+
+    rig.control.stop = stop
+    rig.link.spoil = late
+    rig.driver.handle(rig.run, Event.STOP)
+    await rig.until(lambda: rig.run.machine.state in (State.DRAINING, State.CLOSED))
+    final = await rig.closed()
+    assert (final.outcome, final.announced_by) == ("stopped", "highest")
+    assert final.announced == final.written == 10

@@ -10,6 +10,7 @@ import typer
 from .bench import bench
 from .exports import cxi, merge_sparse
 from .operations import state, stop
+from .simulate import app as simulate
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ app.command()(stop)
 app.command("merge-sparse")(merge_sparse)
 app.command()(cxi)
 app.command()(bench)
+app.add_typer(simulate, name="simulate")
 
 
 def _add_commands() -> None:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 BUSY_POLL = 0.03  # seconds between polls while an acquisition lives
 IDLE_POLL = 0.1
+QUIET = 0.5  # seconds without a new frame after which a detector that was stopped counts as silent
 REMEMBERED_RUNS = 8  # closed acquisitions that stay in the published state
 
 
@@ -121,8 +122,19 @@ class Driver:
             status = await self._control.stop()
         except Exception as error:  # also a bug in a plugin must not leave it stopping for ever
             self.fail(run, f"the detector could not be stopped: {explain(error)}")
+        if status is None or status.sent < 0:
+            await self._quiet(run)
         run.conclude(status)
         self.handle(run, Event.HALTED)
+
+    async def _quiet(self, run: Run) -> None:
+        """Wait until no new frame has come for a moment: where the detector can't say how many it sent."""
+        began = moved = time.monotonic()
+        highest = run.highest
+        while time.monotonic() - moved < QUIET and time.monotonic() - began < self._deadlines.drain:
+            await asyncio.sleep(BUSY_POLL)
+            if run.highest != highest:
+                highest, moved = run.highest, time.monotonic()
 
     async def _drain(self, run: Run) -> None:
         """Announce the final number, wait until all is settled, close the ledger."""

@@ -61,9 +61,11 @@ async def prepare(
     try:
         if (await control.status()).busy:
             await control.stop()  # it was left running by a conductor that died: no acquisition that lives uses it
-        spec = await control.prepare(run.series, plan)
+        armed = await control.prepare(run.series, plan)
+        spec, run.series = armed.frame_spec, armed.series
         shares = [
-            PrepareReceiver(run.id, msgspec.structs.replace(message.share, frame_spec=spec)) for message in shares
+            PrepareReceiver(run.id, msgspec.structs.replace(message.share, frame_spec=spec, series=run.series))
+            for message in shares
         ]
         replies = await prepare_all(links, shares, seconds)
         folder = Path(plan.saving.base_path)

@@ -72,6 +72,11 @@ class Run:
         """Frames that it takes at most; 0: until stopped."""
         return self.plan.acquisition.nb_frames
 
+    @property
+    def highest(self) -> int:
+        """How many frames there are at least: the highest number that any receiver saw, and one."""
+        return max(part.highest for part in self._parts) + 1
+
     def open_files(self, master: Path, ledger: Path) -> Claim:
         """Make the ledger file, and take the path of the master file. Blocks.
 
@@ -136,8 +141,8 @@ class Run:
 
         :param status: its final status; None: it did not say.
         """
-        highest = max(part.highest for part in self._parts) + 1
-        if status is not None and status.series == self.series:
+        highest = self.highest
+        if status is not None and status.series == self.series and status.sent >= 0:
             if status.sent != self.announced or self.announced_by == "control":
                 self.announced, self.announced_by = status.sent, "control"
         elif highest != self.announced or self.announced_by == "control":

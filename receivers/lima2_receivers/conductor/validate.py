@@ -15,6 +15,11 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
     :raises PlanError: what is wrong, with its path in the plan, what was given and what is allowed.
     """
     acquisition = plan.acquisition
+    if 0 < capabilities.max_receivers < len(config.receivers):
+        raise PlanError(
+            f"receivers: got {len(config.receivers)}, expected at most {capabilities.max_receivers} "
+            f"for the stream of {capabilities.model}"
+        )
     if acquisition.trigger_mode not in capabilities.trigger_modes:
         allowed = ", ".join(capabilities.trigger_modes)
         raise PlanError(f"acquisition.trigger_mode: got {acquisition.trigger_mode}, {capabilities.model} has {allowed}")

@@ -7,14 +7,13 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from lima2_processing.frame import FrameSpec
-
-from ..control import Capabilities, DetectorStatus
+from ..control import Armed, Capabilities, DetectorStatus
 from ..errors import DetectorError, ReceiverError, UnreachableError
 from ..messages import Done, Message
 from ..plan import AcquisitionPlan
 from ..transport.requests import Requester
-from .protocol import Arm, Armed, Described, Expose, GetCapabilities, GetStatus, Halt, Status, decode_sender_reply
+from . import protocol
+from .protocol import Arm, Described, Expose, GetCapabilities, GetStatus, Halt, Status, decode_sender_reply
 
 S = TypeVar("S", bound=msgspec.Struct)
 R = TypeVar("R", bound=Message)
@@ -48,11 +47,11 @@ class RemoteControl(ABC, Generic[S]):
         self._requester.open()
         return (await self._ask(GetCapabilities(), Described)).capabilities
 
-    async def prepare(self, series: int, plan: AcquisitionPlan) -> FrameSpec:
+    async def prepare(self, series: int, plan: AcquisitionPlan) -> Armed:
         """Arm the detector and return what its frames will look like."""
-        armed = await self._ask(self.arm(series, plan), Armed)
+        armed = await self._ask(self.arm(series, plan), protocol.Armed)
         self._armed = series
-        return armed.frame_spec
+        return Armed(armed.frame_spec, series)
 
     async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
         """Expose ``n_frames`` more frames; 0: until stopped."""

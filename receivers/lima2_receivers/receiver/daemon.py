@@ -30,6 +30,7 @@ from ..messages import (
     Welcome,
     decode_receiver_request,
 )
+from ..plugins import DETECTORS
 from ..topology import RoundRobin
 from ..transport.requests import Responder
 from .intake import Intake
@@ -62,7 +63,13 @@ class ReceiverDaemon:
         self._maker = ShareMaker(config, rank, self._ring)
         place = f"receivers[{rank}]"
         self._responder = Responder(receiver.commands, f"{place}.commands", decode_receiver_request, self._handle)
-        self._intake = Intake(receiver.data, f"{place}.data", self._ring, lambda: reversed(list(self._shares.values())))
+        self._intake = Intake(
+            receiver.data,
+            f"{place}.data",
+            self._ring,
+            lambda: reversed(list(self._shares.values())),
+            connects=DETECTORS.get(config.detector.plugin).serves,
+        )
 
     async def run(self) -> None:
         """Serve until cancelled; then close all files readable."""

@@ -13,7 +13,7 @@ from lima2_processing.frame import Frame
 
 from ..errors import ProtocolError
 from ..source import PackedFrame, SeriesEnd, Stranger
-from ..transport.endpoints import bind
+from ..transport.endpoints import bind, connect
 from .ring import FrameRing, Slot
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,22 @@ class Intake:
 
     A full ring makes it stop receiving, so that back-pressure reaches the sender.
 
-    :param endpoint: to bind.
+    :param endpoint: to bind, or to connect to.
     :param place: of the endpoint in the configuration.
     :param ring: where frames go.
     :param takers: returns the acquisitions that live now, the newest first.
-    :raises ConfigError: the endpoint can't be bound.
+    :param connects: whether the other side binds.
+    :raises ConfigError: the endpoint can't be bound, or is none.
     """
 
-    def __init__(self, endpoint: str, place: str, ring: FrameRing, takers: Callable[[], Iterable[Taker]]) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        place: str,
+        ring: FrameRing,
+        takers: Callable[[], Iterable[Taker]],
+        connects: bool = False,
+    ) -> None:
         self.strangers = 0
         self._ring = ring
         self._takers = takers
@@ -64,7 +72,7 @@ class Intake:
         self._socket.linger = 0
         self._socket.rcvhwm = RECEIVE_QUEUE
         try:
-            bind(self._socket, endpoint, place)
+            (connect if connects else bind)(self._socket, endpoint, place)
         except BaseException:
             self._socket.close(linger=0)
             raise

@@ -1,4 +1,4 @@
-"""Binding endpoints, with the checks that ZeroMQ leaves out."""
+"""Binding endpoints, with the checks that ZeroMQ leaves out, and connecting to them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def bind(target: zmq.SyncSocket | zmq.asyncio.Socket, endpoint: str, place: str)
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"{place}: {endpoint} is in use by another process") from error
         raise ConfigError(f"{place}: {endpoint} can't be bound: {error.strerror}") from error
+
+
+def connect(target: zmq.SyncSocket | zmq.asyncio.Socket, endpoint: str, place: str) -> None:
+    """Connect a ZeroMQ socket to an endpoint that another process binds, now or later.
+
+    :param target: the socket.
+    :param endpoint: ``ipc://PATH`` or ``tcp://HOST:PORT``.
+    :param place: of the endpoint in the configuration, for the error.
+    :raises ConfigError: it is no endpoint.
+    """
+    try:
+        target.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{place}: {endpoint} can't be connected to: {error.strerror}") from error
 
 
 def _clear_path(path: Path, endpoint: str, place: str) -> None:

@@ -88,7 +88,7 @@ async def test_a_recording_is_played_to_its_end_and_no_further(start, bind_pull,
     with pytest.raises(PlanError, match=r"detector.*`loss`"):
         await running.control.prepare(1, plan(3, loss=0.5))
     for series, n_frames in ((2, 3), (3, 0)):
-        spec = await running.control.prepare(series, plan(n_frames))
+        spec = (await running.control.prepare(series, plan(n_frames))).frame_spec
         await running.control.trigger(n_frames, 1e-3, 0.0)
         received = await asyncio.gather(*(pull.until_end(running.source(spec, series)) for pull in pulls))
         frames = sorted((frame for found, _ in received for frame in found), key=lambda frame: frame.index)

@@ -36,7 +36,7 @@ async def idle(running):
 async def test_frames_go_round_robin_in_order_and_are_in_the_journal(start, bind_pull, plan):
     running = await (await start(receivers=3)).ready()
     pulls = [bind_pull(endpoint) for endpoint in running.endpoints]
-    spec = await running.control.prepare(7, plan(20))
+    spec = (await running.control.prepare(7, plan(20))).frame_spec
     await running.control.trigger(20, FAST, 0.0)
     received = await receive_all(running, pulls, spec, 7)
     status = await idle(running)
@@ -55,7 +55,7 @@ async def test_frames_go_round_robin_in_order_and_are_in_the_journal(start, bind
 async def test_frame_numbers_go_on_over_triggers(start, bind_pull, plan):
     running = await (await start()).ready()
     pulls = [bind_pull(endpoint) for endpoint in running.endpoints]
-    spec = await running.control.prepare(1, plan(9))
+    spec = (await running.control.prepare(1, plan(9))).frame_spec
     for _ in range(3):
         await running.control.trigger(3, FAST, 0.0)
         assert (await idle(running)).triggered <= 9
@@ -70,7 +70,7 @@ async def test_frames_are_lost_as_asked_for_and_the_same_ones_again(start, bind_
     pull = bind_pull(running.endpoints[0])
     lost = []
     for _ in range(2):
-        spec = await running.control.prepare(5, plan(50, loss=0.3, lose=[1, 4]))
+        spec = (await running.control.prepare(5, plan(50, loss=0.3, lose=[1, 4]))).frame_spec
         await running.control.trigger(50, FAST, 0.0)
         frames, end = await pull.until_end(running.source(spec, 5))
         assert (await idle(running)).sent == 50
@@ -86,7 +86,7 @@ async def test_frames_are_lost_as_asked_for_and_the_same_ones_again(start, bind_
 async def test_nothing_is_sent_after_a_stop(start, bind_pull, plan):
     running = await (await start()).ready()
     pulls = [bind_pull(endpoint) for endpoint in running.endpoints]
-    spec = await running.control.prepare(1, plan(0))
+    spec = (await running.control.prepare(1, plan(0))).frame_spec
     await running.control.trigger(0, FAST, 0.0)
     source = running.source(spec, 1)
     first = [(await pulls[i % 2].take(source)).index for i in range(10)]
@@ -103,7 +103,7 @@ async def test_nothing_is_sent_after_a_stop(start, bind_pull, plan):
 async def test_a_stop_between_triggers_ends_the_series(start, bind_pull, plan):
     running = await (await start(receivers=1)).ready()
     pull = bind_pull(running.endpoints[0])
-    spec = await running.control.prepare(1, plan(9))
+    spec = (await running.control.prepare(1, plan(9))).frame_spec
     await running.control.trigger(3, FAST, 0.0)
     source = running.source(spec, 1)
     assert [(await pull.take(source)).index for _ in range(3)] == [0, 1, 2]
@@ -123,7 +123,7 @@ async def test_a_stop_is_prompt_where_a_receiver_does_not_take(start, plan):
 async def test_a_receiver_that_reads_nothing_loses_only_its_own_frames(start, bind_pull, plan):
     running = await (await start(send_timeout=0.2, size="module", n_distinct=1)).ready()
     reads, _ = [bind_pull(endpoint) for endpoint in running.endpoints]
-    spec = await running.control.prepare(1, plan(60))
+    spec = (await running.control.prepare(1, plan(60))).frame_spec
     await running.control.trigger(60, FAST, 0.0)
     frames, _ = await reads.until_end(running.source(spec, 1))
     assert [frame.index for frame in frames] == list(range(0, 60, 2))
@@ -138,7 +138,7 @@ async def test_a_receiver_that_reads_nothing_loses_only_its_own_frames(start, bi
 
 async def test_a_receiver_that_comes_late_gets_frames_again(start, bind_pull, plan):
     running = await (await start(send_timeout=0.1, receivers=1)).ready()
-    spec = await running.control.prepare(1, plan(0))
+    spec = (await running.control.prepare(1, plan(0))).frame_spec
     await running.control.trigger(0, 0.01, 0.0)
     await until(running, lambda status: status.sent)
     pull = bind_pull(running.endpoints[0])
@@ -153,7 +153,7 @@ async def test_a_second_series_follows_the_first(start, bind_pull, plan):
     running = await (await start(receivers=1)).ready()
     pull = bind_pull(running.endpoints[0])
     for series in (3, 9):
-        spec = await running.control.prepare(series, plan(5))
+        spec = (await running.control.prepare(series, plan(5))).frame_spec
         await running.control.trigger(5, FAST, 0.0)
         frames, end = await pull.until_end(running.source(spec, series))
         assert [frame.index for frame in frames] == list(range(5))
@@ -174,7 +174,7 @@ async def test_commands_out_of_place_are_refused(start, bind_pull, plan):
     with pytest.raises(StateError, match="still being sent"):
         await running.control.prepare(2, plan(5))
     assert (await running.control.stop()).sent == 0
-    assert (await running.control.prepare(2, plan(5))).nbytes == 64 * 128 * 2
+    assert (await running.control.prepare(2, plan(5))).frame_spec.nbytes == 64 * 128 * 2
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ async def test_a_restarted_detector_is_at_fault_until_it_is_stopped(start, plan)
 async def test_a_signal_ends_the_series_and_the_process(start, bind_pull, plan, number):
     running = await (await start(receivers=1)).ready()
     pull = bind_pull(running.endpoints[0])
-    spec = await running.control.prepare(1, plan(0))
+    spec = (await running.control.prepare(1, plan(0))).frame_spec
     await running.control.trigger(0, 0.01, 0.0)
     source = running.source(spec, 1)
     await pull.take(source)

@@ -11,4 +11,5 @@ PLUGIN = DetectorPlugin(
     settings=Eiger2Settings,
     source="lima2_receivers.detectors.eiger2.source:Eiger2Source",
     control="lima2_receivers.detectors.eiger2.control:Eiger2Control",
+    serves=True,
 )

@@ -1,0 +1,59 @@
+"""``lima2 simulate``: detectors that are not there, each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from ..daemons import set_up_logging
+
+app = typer.Typer(
+    help="Play a detector, with its own protocol, so that a whole site can be tried without one.", no_args_is_help=True
+)
+
+
+@app.callback()
+def simulate() -> None:
+    """Play a detector."""
+
+
+@app.command()
+def eiger2(
+    stream: Annotated[
+        str, typer.Option(help="Endpoint to serve frames at; the receiver's data endpoint.", metavar="ENDPOINT")
+    ],
+    port: Annotated[int, typer.Option(help="Where SIMPLON answers; 0: any that is free.", min=0, max=65535)] = 0,
+    rows: Annotated[int, typer.Option(help="Rows of an image.", min=16)] = 514,
+    columns: Annotated[int, typer.Option(help="Columns of an image.", min=16)] = 1030,
+    bits: Annotated[int, typer.Option(help="Of a pixel: 8, 16 or 32.")] = 16,
+    loss: Annotated[float, typer.Option(help="Share of the images that get lost.", min=0, max=1)] = 0.0,
+    duplicates: Annotated[float, typer.Option(help="Share of the images that are sent twice.", min=0, max=1)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+) -> None:
+    """Play a Dectris Eiger2: SIMPLON over HTTP on loopback, Stream2 or Stream v1 as it is configured.
+
+    It prints its URL, for the configuration's [detector.settings], and runs until SIGTERM or Ctrl-C.
+    """
+    from ..detectors.eiger2.simulated import Look, Server, SimulatedEiger2
+
+    if bits not in (8, 16, 32):
+        raise typer.BadParameter(f"got {bits}, expected 8, 16 or 32", param_hint="--bits")
+    set_up_logging("simulated eiger2", verbose=False)
+    detector = SimulatedEiger2(stream, Look(rows, columns, bits, loss, duplicates, seed))
+    server = Server(detector, port=port)
+    serving = threading.Thread(target=server.serve, name="simplon")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    serving.start()
+    typer.echo(server.url)
+    try:
+        while not ended.wait(0.5):
+            pass
+    finally:
+        server.close()
+        serving.join()
+        detector.close()

@@ -1,0 +1,227 @@
+"""An Eiger2's control half: configures it in an order that respects side effects, arms and triggers it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+
+from lima2_processing.frame import FrameSpec
+
+from ...control import Armed, Capabilities, DetectorStatus, Range
+from ...errors import DetectorError, PlanError, StateError
+from ...plan import AcquisitionParams, AcquisitionPlan, TriggerMode, decode_params
+from .params import Eiger2Params, Eiger2Settings
+from .simplon import Simplon, Value
+
+log = logging.getLogger(__name__)
+
+CONFIG, STATUS, STREAM = "detector/config", "detector/status", "stream/config"
+_DTYPES = {8: "|u1", 16: "<u2", 32: "<u4"}
+_AT_REST = ("idle", "ready")  # nothing is exposed
+_POLL = 0.02  # seconds between looks at the state while a trigger begins
+_CLOSE = 1e-3  # how far what is read back may be from what was set, relatively
+
+
+class Eiger2Control:
+    """Drives an Eiger2 by SIMPLON. The stream goes to one receiver.
+
+    :param settings: where the detector is.
+    :param timeout: deadline of each call in seconds.
+    """
+
+    def __init__(self, settings: Eiger2Settings, timeout: float) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._simplon = Simplon(settings.url, settings.api, timeout)
+        self._series = 0
+        self._per_trigger = 1
+        self._exposure = (0.0, 0.0)  # exposure and latency, as armed
+        self._triggered = self._sent = 0
+        self._trigger: asyncio.Task[None] | None = None
+        self._fault = ""
+
+    async def connect(self) -> Capabilities:
+        """Connect, and return what the detector can do.
+
+        :raises DetectorError: it does not answer, or it was never initialized.
+        """
+        state = await self._simplon.text(STATUS, "state")
+        if state == "na":
+            raise DetectorError(f"{self._settings.url} is not initialized: give it the command initialize first")
+        return Capabilities(
+            model=await self._simplon.text(CONFIG, "description"),
+            trigger_modes=(TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
+            expo_time=Range(1e-7, 3600.0),
+            latency_time=Range(0.0, 3600.0),
+            frame_spec=await self._frame_spec(),
+            max_receivers=1,
+        )
+
+    async def prepare(self, series: int, plan: AcquisitionPlan) -> Armed:
+        """Configure and arm the detector; the number of the series is its own.
+
+        :raises PlanError: the detector can't do that, or took another value than it was given.
+        """
+        acquisition = plan.acquisition
+        params = decode_params(plan.detector, Eiger2Params, "detector")
+        if not acquisition.nb_frames:
+            raise PlanError("acquisition.nb_frames: got 0, expected a number: an Eiger2 must know when it is armed")
+        n_triggers, rest = divmod(acquisition.nb_frames, acquisition.nb_frames_per_trigger)
+        software = acquisition.trigger_mode is TriggerMode.SOFTWARE
+        if software and rest:
+            raise PlanError(
+                f"acquisition.nb_frames: got {acquisition.nb_frames}, "
+                f"expected a multiple of nb_frames_per_trigger, {acquisition.nb_frames_per_trigger}"
+            )
+        await self._configure(params)
+        per_trigger = acquisition.nb_frames_per_trigger if software else acquisition.nb_frames
+        await self._set(CONFIG, "trigger_mode", "ints")
+        await self._set(CONFIG, "ntrigger", n_triggers if software else 1)
+        await self._set(CONFIG, "nimages", per_trigger)
+        await self._set_times(acquisition)
+        spec = await self._frame_spec()
+        self._series = await self._simplon.arm()
+        self._per_trigger = per_trigger
+        self._exposure = (acquisition.expo_time, acquisition.latency_time)
+        self._triggered = self._sent = 0
+        self._fault = ""
+        return Armed(spec, self._series)
+
+    async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
+        """Give as many triggers as ``n_frames`` need, one after the other, and return when the first has begun.
+
+        :raises StateError: an exposure is under way, or this is not what the detector was armed for.
+        """
+        if self._trigger is not None and not self._trigger.done():
+            raise StateError("the last trigger is still being exposed")
+        n_triggers, rest = divmod(n_frames, self._per_trigger)
+        if rest or not n_triggers:
+            raise StateError(f"trigger.n_frames: got {n_frames}, expected a multiple of {self._per_trigger}")
+        if (expo_time, latency_time) != self._exposure:
+            raise StateError(
+                f"trigger: got {expo_time:g} s and {latency_time:g} s, "
+                f"expected {self._exposure[0]:g} s and {self._exposure[1]:g} s, which it was armed with"
+            )
+        self._triggered += n_frames
+        seconds = self._per_trigger * (expo_time + latency_time) + self._timeout
+        self._trigger = asyncio.create_task(self._expose(n_triggers, seconds))
+        await self._begun()
+
+    async def status(self) -> DetectorStatus:
+        """Return what the detector is doing."""
+        state = await self._simplon.text(STATUS, "state")
+        fault = self._fault
+        if state == "error":
+            fault = f"is in error: {', '.join(await self._simplon.texts(STATUS, 'error')) or 'it does not say why'}"
+        exposing = self._trigger is not None and not self._trigger.done()
+        busy = exposing or state not in (*_AT_REST, "error")
+        return DetectorStatus(self._series, self._triggered, self._sent, busy, fault)
+
+    async def stop(self) -> DetectorStatus:
+        """Cancel what is exposed, and disarm. How many frames an exposure gave that was cut short, it can't say."""
+        if await self._give_up_trigger():
+            self._sent = -1
+            await self._simplon.command("cancel")
+        if await self._simplon.text(STATUS, "state") not in ("idle", "na"):
+            await self._simplon.command("disarm")
+        return DetectorStatus(self._series, self._triggered, self._sent, busy=False)
+
+    async def close(self) -> None:
+        """Close the connections; the detector stays as it is."""
+        await self._give_up_trigger()
+        await self._simplon.close()
+
+    async def _configure(self, params: Eiger2Params) -> None:
+        """Set energies first, since they move thresholds and flatfields, then the stream."""
+        state = await self._simplon.text(STATUS, "state")
+        if state != "idle":  # configuring needs it
+            await self._simplon.command("disarm")
+        if params.photon_energy:
+            await self._set(CONFIG, "photon_energy", params.photon_energy)
+        if params.threshold_energy:
+            await self._set(CONFIG, "threshold_energy", params.threshold_energy)
+        await self._set(CONFIG, "compression", params.compression)
+        await self._set(STREAM, "format", self._settings.stream)
+        await self._set(STREAM, "header_detail", "none")
+        await self._set(STREAM, "mode", "enabled")
+
+    async def _set_times(self, acquisition: AcquisitionParams) -> None:
+        """Set frame time, then count time: each changes the other, so both are read back at the end."""
+        frame_time = acquisition.expo_time + acquisition.latency_time
+        wanted = {"frame_time": frame_time, "count_time": acquisition.expo_time}
+        for name, value in wanted.items():
+            await self._simplon.put(CONFIG, name, value)
+        shortest = await self._simplon.number(CONFIG, "detector_readout_time")
+        for name, value in wanted.items():
+            got = await self._simplon.number(CONFIG, name)
+            # Without latency, the read-out is taken off the exposure, or added to the frame.
+            if abs(got - value) > _CLOSE * value + shortest:
+                raise PlanError(f"acquisition: the detector took {name} {got:g} s, expected {value:g} s")
+
+    async def _set(self, place: str, name: str, value: Value) -> None:
+        """Set a value, read it back, and refuse what differs."""
+        await self._simplon.put(place, name, value)
+        if isinstance(value, str):
+            got: Value = await self._simplon.text(place, name)
+            same = got == value
+        else:
+            got = await self._simplon.number(place, name)
+            same = math.isclose(got, float(value), rel_tol=_CLOSE)
+        if not same:
+            raise PlanError(f"detector: {place}/{name} is {got!r} after it was set to {value!r}")
+
+    async def _frame_spec(self) -> FrameSpec:
+        rows, columns, bits = [
+            await self._simplon.whole(CONFIG, name)
+            for name in ("y_pixels_in_detector", "x_pixels_in_detector", "bit_depth_image")
+        ]
+        if bits not in _DTYPES:
+            raise DetectorError(f"detector: bit_depth_image is {bits}, expected one of {', '.join(map(str, _DTYPES))}")
+        sizes = [await self._simplon.number(CONFIG, name) for name in ("y_pixel_size", "x_pixel_size")]
+        channels = await self._channels()
+        shape = (rows, columns) if channels == 1 else (channels, rows, columns)
+        return FrameSpec(shape, _DTYPES[bits], pixel_size=(sizes[0], sizes[1]))
+
+    async def _channels(self) -> int:
+        """Return how many images a frame has: one a threshold that is in use, and their difference."""
+        enabled = 0
+        for name in ("threshold/1/mode", "threshold/2/mode", "threshold/difference/mode"):
+            if await self._simplon.has(CONFIG, name):
+                enabled += await self._simplon.text(CONFIG, name) == "enabled"
+        return max(1, enabled)
+
+    async def _expose(self, n_triggers: int, seconds: float) -> None:
+        """Give triggers one after the other; SIMPLON answers each when its exposure is over."""
+        try:
+            for _ in range(n_triggers):
+                await self._simplon.command("trigger", seconds)
+                self._sent += self._per_trigger
+        except DetectorError as error:
+            self._fault = str(error)
+            log.error("%s", error)  # noqa: TRY400 - told by the status
+
+    async def _give_up_trigger(self) -> bool:
+        """Wait no more for an exposure; True: one was under way."""
+        task, self._trigger = self._trigger, None
+        if task is None or task.done():
+            return False
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return True
+
+    async def _begun(self) -> None:
+        """Wait until the detector exposes, or has done so.
+
+        :raises DetectorError: it does neither in time, or refused.
+        """
+        deadline = time.monotonic() + self._timeout
+        while self._trigger is not None and not self._trigger.done():
+            if await self._simplon.text(STATUS, "state") == "acquire":
+                return
+            if time.monotonic() > deadline:
+                raise DetectorError(f"{self._settings.url}: no exposure began within {self._timeout:g} s")
+            await asyncio.sleep(_POLL)
+        if self._fault:
+            raise DetectorError(self._fault)

@@ -1,0 +1,238 @@
+"""An Eiger2's control half against the simulated detector: order, side effects, limits, errors, slow answers."""
+
+import threading
+import time
+
+import msgspec
+import pytest
+import zmq
+
+from lima2_processing.frame import FrameSpec
+from lima2_receivers.detectors.eiger2.control import Eiger2Control
+from lima2_receivers.detectors.eiger2.params import Eiger2Settings
+from lima2_receivers.detectors.eiger2.simulated import Look, Server, SimulatedEiger2
+from lima2_receivers.detectors.eiger2.stream2 import parse_stream2
+from lima2_receivers.errors import DetectorError, PlanError, StateError
+from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams, TriggerMode
+
+LOOK = Look(rows=64, columns=80)
+SECONDS = 5.0
+
+
+class Bench:
+    """A simulated detector, its server, the end of its stream, and our control half."""
+
+    def __init__(self, folder, timeout=2.0, stream="cbor"):
+        self.stream = zmq.Context.instance().socket(zmq.PULL)
+        self.stream.linger = 0
+        self.stream.rcvtimeo = int(1000 * SECONDS)
+        self.detector = SimulatedEiger2(f"ipc://{folder}/stream", LOOK)
+        self.stream.connect(f"ipc://{folder}/stream")
+        self.server = Server(self.detector)
+        self._thread = threading.Thread(target=self.server.serve)
+        self._thread.start()
+        self.control = Eiger2Control(Eiger2Settings(self.server.url, stream=stream), timeout)
+
+    def events(self, count):
+        return [parse_stream2(memoryview(self.stream.recv())) for _ in range(count)]
+
+    async def until(self, condition):
+        deadline = time.monotonic() + SECONDS
+        while not condition(status := await self.control.status()):
+            assert time.monotonic() < deadline, status
+        return status
+
+    async def close(self):
+        await self.control.close()
+        self.server.close()
+        self._thread.join()
+        self.detector.close()
+        self.stream.close(linger=0)
+
+
+@pytest.fixture
+async def bench(sockets):
+    made = Bench(sockets)
+    yield made
+    await made.close()
+
+
+def plan(nb_frames=6, per_trigger=3, expo=0.001, latency=0.0, mode=TriggerMode.SOFTWARE, **detector):
+    acquisition = AcquisitionParams(nb_frames, expo, latency, mode, per_trigger)
+    return AcquisitionPlan(SavingParams("/d"), acquisition, detector=msgspec.Raw(msgspec.msgpack.encode(detector)))
+
+
+async def test_connecting_tells_what_it_is(bench):
+    found = await bench.control.connect()
+    assert found.model == "Simulated Eiger2 64x80"
+    assert found.frame_spec == FrameSpec((64, 80), "<u2", pixel_size=(75e-6, 75e-6))
+    assert found.max_receivers == 1
+
+
+async def test_a_series_from_arm_to_end(bench):
+    armed = await bench.control.prepare(99, plan())
+    assert armed.series == 1, "the detector's own number"
+    for trigger in (1, 2):
+        await bench.control.trigger(3, 0.001, 0.0)
+        status = await bench.until(lambda status: not status.busy)
+        assert (status.series, status.triggered, status.sent) == (1, 3 * trigger, 3 * trigger)
+    events = bench.events(8)
+    assert [type(event).__name__ for event in events] == ["StreamStart", *["StreamImage"] * 6, "StreamEnd"]
+    assert [event.index for event in events[1:-1]] == list(range(6))
+    final = await bench.control.stop()
+    assert (final.sent, final.busy) == (6, False)
+    assert (await bench.control.prepare(99, plan())).series == 2
+
+
+async def test_configuring_keeps_the_order_that_side_effects_ask_for(bench):
+    await bench.control.prepare(1, plan(photon_energy=12700, threshold_energy=6350))
+    calls = [call for call in bench.detector.calls if call != "disarm"]
+    for first, then in (
+        ("photon_energy", "threshold_energy"),
+        ("threshold_energy", "frame_time"),
+        ("frame_time", "count_time"),
+        ("count_time", "arm"),
+        ("format", "arm"),
+    ):
+        assert calls.index(first) < calls.index(then)
+    settings = bench.detector.config["detector"]
+    assert (settings["nimages"], settings["ntrigger"], settings["count_time"]) == (3, 2, 0.001)
+
+
+async def test_an_internal_series_is_one_trigger(bench):
+    await bench.control.prepare(1, plan(5, 1, mode=TriggerMode.INTERNAL))
+    await bench.control.trigger(5, 0.001, 0.0)
+    assert (await bench.until(lambda status: not status.busy)).sent == 5
+    assert len(bench.events(7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nb_frames": 0}, "nb_frames: got 0, expected a number"),
+        ({"nb_frames": 7}, "got 7, expected a multiple of nb_frames_per_trigger, 3"),
+    ],
+)
+async def test_what_it_can_not_do_is_refused_before_it_is_touched(bench, changes, message):
+    with pytest.raises(PlanError, match=message):
+        await bench.control.prepare(1, plan(**changes))
+    assert bench.detector.calls == []
+
+
+async def test_what_the_detector_did_not_take_is_refused(bench, monkeypatch):
+    put = bench.detector.put
+
+    def stubborn(module, name, value):
+        return put(module, name, 7000.0 if name == "threshold_energy" else value)
+
+    monkeypatch.setattr(bench.detector, "put", stubborn)
+    with pytest.raises(PlanError, match=r"threshold_energy is 7000\.0 after it was set to 6350\.0"):
+        await bench.control.prepare(1, plan(threshold_energy=6350))
+    assert bench.detector.state == "idle"
+
+
+async def test_times_that_the_detector_bends_are_refused(bench, monkeypatch):
+    put = bench.detector.put
+
+    def slow(module, name, value):
+        return put(module, name, max(value, 0.5) if name == "frame_time" else value)
+
+    monkeypatch.setattr(bench.detector, "put", slow)
+    with pytest.raises(PlanError, match=r"the detector took frame_time 0\.5 s, expected 0\.001 s"):
+        await bench.control.prepare(1, plan())
+
+
+@pytest.mark.parametrize(
+    ("trigger", "message"),
+    [
+        ((2, 0.001, 0.0), "got 2, expected a multiple of 3"),
+        ((3, 0.002, 0.0), r"expected 0\.001 s and 0 s, which it was armed with"),
+    ],
+)
+async def test_triggers_that_it_was_not_armed_for_are_refused(bench, trigger, message):
+    await bench.control.prepare(1, plan())
+    with pytest.raises(StateError, match=message):
+        await bench.control.trigger(*trigger)
+    assert "trigger" not in bench.detector.calls
+
+
+async def test_one_trigger_at_a_time(bench):
+    await bench.control.prepare(1, plan(expo=0.3))
+    await bench.control.trigger(3, 0.3, 0.0)
+    with pytest.raises(StateError, match="still being exposed"):
+        await bench.control.trigger(3, 0.3, 0.0)
+
+
+async def test_a_long_exposure_is_cut_short(bench):
+    await bench.control.prepare(1, plan(expo=1.0))
+    await bench.control.trigger(3, 1.0, 0.0)
+    assert (await bench.control.status()).busy
+    began = time.monotonic()
+    final = await bench.control.stop()
+    assert time.monotonic() - began < 1.0
+    assert (final.sent, final.busy) == (-1, False), "it can't say how many"
+    assert "cancel" in bench.detector.calls
+    await bench.until(lambda status: not status.busy)
+    assert (await bench.control.stop()).sent == -1
+    assert (await bench.control.prepare(1, plan())).series == 2
+
+
+async def test_a_trigger_that_is_refused_is_told(bench):
+    await bench.control.prepare(1, plan())
+    bench.detector.state = "idle"  # somebody disarmed it
+    with pytest.raises(DetectorError, match=r"trigger was refused: 400 Bad Request.*it is idle, expected ready"):
+        await bench.control.trigger(3, 0.001, 0.0)
+    assert "it is idle" in (await bench.control.status()).fault
+
+
+async def test_a_detector_in_error_is_a_fault(bench, monkeypatch):
+    get = bench.detector.get
+
+    def broken(module, kind, name):
+        return {"state": "error", "error": ["high_voltage/state"]}.get(name) or get(module, kind, name)
+
+    monkeypatch.setattr(bench.detector, "get", broken)
+    status = await bench.control.status()
+    assert status.fault == "is in error: high_voltage/state"
+    assert not status.busy
+
+
+async def test_one_that_was_never_initialized_says_so(bench):
+    bench.detector.state = "na"
+    with pytest.raises(DetectorError, match="is not initialized"):
+        await bench.control.connect()
+
+
+async def test_a_slow_answer_is_an_error_in_time(sockets, monkeypatch):
+    bench = Bench(sockets, timeout=0.2)
+    slow = threading.Event()
+    monkeypatch.setattr(bench.detector, "get", lambda *_: slow.wait(SECONDS))
+    began = time.monotonic()
+    with pytest.raises(DetectorError, match=r"no answer to GET detector/status/state within 0\.2 s"):
+        await bench.control.status()
+    assert time.monotonic() - began < SECONDS
+    slow.set()
+    await bench.close()
+
+
+async def test_no_detector_is_an_error_with_its_address(bench):
+    away = Eiger2Control(Eiger2Settings("http://127.0.0.1:9"), 0.5)
+    with pytest.raises(DetectorError, match=r"http://127\.0\.0\.1:9: GET detector/status/state"):
+        await away.connect()
+    await away.close()
+
+
+@pytest.mark.parametrize("answer", [None, [1], {"a": 1}])
+async def test_an_answer_of_another_kind_is_an_error(bench, monkeypatch, answer):
+    monkeypatch.setattr(bench.detector, "get", lambda *_: answer)
+    with pytest.raises(DetectorError, match=r"detector/status/state: got .*, expected"):
+        await bench.control.prepare(1, plan())
+
+
+async def test_two_thresholds_are_channels(bench):
+    bench.detector.config["detector"] |= {
+        "threshold/1/mode": "enabled",
+        "threshold/2/mode": "enabled",
+        "threshold/difference/mode": "disabled",
+    }
+    assert (await bench.control.connect()).frame_spec.shape == (2, 64, 80)
