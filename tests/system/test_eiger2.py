@@ -100,7 +100,6 @@ async def test_software_triggers_and_a_stop(make_eiger, helpers):
         for taken in (5, 10):
             await client.trigger(acquisition, 5)
             await helpers.until(client, acquisition, lambda state, taken=taken: state.written == taken)
-            await wait_for_trigger(client)
         final = await client.stop(acquisition)
         assert (final.outcome, final.announced, final.counts.saved) == ("stopped", 10, 10)
         again = helpers.new_id()
@@ -109,11 +108,6 @@ async def test_software_triggers_and_a_stop(make_eiger, helpers):
         await client.start(again)
         after = await helpers.until(client, again, lambda state: state.state == "closed")
         assert after.counts.saved == 4
-
-
-async def wait_for_trigger(client):
-    """Wait until the detector has answered its trigger, which is a little after its last frame."""
-    await client.describe()
 
 
 async def test_lost_and_doubled_images_are_told(make_eiger, helpers):

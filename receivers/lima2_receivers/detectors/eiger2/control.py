@@ -94,8 +94,10 @@ class Eiger2Control:
 
         :raises StateError: an exposure is under way, or this is not what the detector was armed for.
         """
-        if self._trigger is not None and not self._trigger.done():
-            raise StateError("the last trigger is still being exposed")
+        if self._trigger is not None:  # its answer comes a little after its last frame
+            _, exposing = await asyncio.wait({self._trigger}, timeout=self._timeout / 2)
+            if exposing:
+                raise StateError("the last trigger is still being exposed")
         n_triggers, rest = divmod(n_frames, self._per_trigger)
         if rest or not n_triggers:
             raise StateError(f"trigger.n_frames: got {n_frames}, expected a multiple of {self._per_trigger}")
@@ -185,7 +187,9 @@ class Eiger2Control:
         return FrameSpec(shape, _DTYPES[bits], pixel_size=(sizes[0], sizes[1]))
 
     async def _channels(self) -> int:
-        """Return how many images a frame has: one a threshold that is in use, and their difference."""
+        """Return how many images a frame has: one a threshold in use, and their difference; just one in Stream v1."""
+        if self._settings.stream == "legacy":
+            return 1
         enabled = 0
         for name in ("threshold/1/mode", "threshold/2/mode", "threshold/difference/mode"):
             if await self._simplon.has(CONFIG, name):

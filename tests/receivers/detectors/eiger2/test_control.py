@@ -157,10 +157,18 @@ async def test_triggers_that_it_was_not_armed_for_are_refused(bench, trigger, me
 
 
 async def test_one_trigger_at_a_time(bench):
-    await bench.control.prepare(1, plan(expo=0.3))
-    await bench.control.trigger(3, 0.3, 0.0)
+    await bench.control.prepare(1, plan(expo=2.0))
+    await bench.control.trigger(3, 2.0, 0.0)
     with pytest.raises(StateError, match="still being exposed"):
-        await bench.control.trigger(3, 0.3, 0.0)
+        await bench.control.trigger(3, 2.0, 0.0)
+    assert bench.detector.calls.count("trigger") == 1
+
+
+async def test_a_trigger_right_behind_another_waits_for_its_end(bench):
+    await bench.control.prepare(1, plan(expo=0.05))
+    await bench.control.trigger(3, 0.05, 0.0)
+    await bench.control.trigger(3, 0.05, 0.0)
+    assert (await bench.until(lambda status: not status.busy)).sent == 6
 
 
 async def test_a_long_exposure_is_cut_short(bench):
