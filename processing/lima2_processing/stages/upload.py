@@ -61,3 +61,4 @@ class Upload:
     def done(self, sent: Sent, queue: cl.CommandQueue) -> None:
         """Note that what is enqueued now is the last use of a batch."""
         self._uses[self._buffers.index(sent.frames)] = cl.enqueue_marker(queue)
+        queue.flush()  # another queue is going to wait for it

@@ -247,7 +247,7 @@ class Share:
 
     def fail_by(self, error: Exception) -> str:
         """Fail the share by an error, and return the reason."""
-        if isinstance(error, ReceiverError):
+        if isinstance(error, ReceiverError | ProcessingError):
             reason = str(error)
         else:  # nobody meant to raise it
             reason = f"internal error: {type(error).__name__}: {error}"
