@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from .errors import ConfigError
 
 LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.\d{1,3}){3}", re.ASCII)
+SCHEMES, DATA_SCHEMES = ("ipc", "tcp"), ("ipc", "tcp", "udp")
 IPC_LIMIT = 107  # bytes of a Unix socket's path, from sockaddr_un
 
 
@@ -175,7 +176,7 @@ def check_config(config: Config) -> None:
     """
     seen: dict[str, str] = {}
     for place, endpoint in config.endpoints().items():
-        check_endpoint(place, endpoint, config.insecure)
+        check_endpoint(place, endpoint, config.insecure, DATA_SCHEMES if place.endswith(".data") else SCHEMES)
         if endpoint in seen:
             raise ConfigError(f"{place}: {endpoint} is used by {seen[endpoint]} already")
         seen[endpoint] = place
@@ -199,27 +200,30 @@ def detector_settings(config: Config, kind: type[S]) -> S:
         raise ConfigError(f"detector.settings of plugin {config.detector.plugin}: {error}") from error
 
 
-def check_endpoint(place: str, endpoint: str, insecure: bool) -> None:
+def check_endpoint(place: str, endpoint: str, insecure: bool, schemes: tuple[str, ...] = SCHEMES) -> None:
     """Check that an endpoint is well-formed and, without ``insecure``, can be reached from this host alone.
 
     :param place: of the endpoint in the configuration, for the error.
+    :param schemes: that it may have.
     :raises ConfigError: it isn't.
     """
     scheme, _, rest = endpoint.partition("://")
-    match scheme:
-        case "ipc":
-            if not rest.startswith("/") or len(rest.encode()) > IPC_LIMIT:
-                raise ConfigError(
-                    f"{place}: got {endpoint!r}, expected ipc:// and an absolute path of at most {IPC_LIMIT} bytes"
-                )
-        case "tcp":
-            host, _, port = rest.rpartition(":")
-            if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-                raise ConfigError(f"{place}: got {endpoint!r}, expected tcp://HOST:PORT")
-            if not LOOPBACK.fullmatch(host) and not insecure:
-                raise ConfigError(
-                    f"{place}: {endpoint} can be reached from other hosts, without authentication; use ipc://, "
-                    "a loopback address, or set `insecure = true` on a network that you trust"
-                )
-        case _:
-            raise ConfigError(f"{place}: got {endpoint!r}, expected ipc://PATH or tcp://HOST:PORT")
+    if scheme not in schemes:
+        raise ConfigError(f"{place}: got {endpoint!r}, expected {' or '.join(_FORMS[each] for each in schemes)}")
+    if scheme == "ipc":
+        if not rest.startswith("/") or len(rest.encode()) > IPC_LIMIT:
+            raise ConfigError(
+                f"{place}: got {endpoint!r}, expected ipc:// and an absolute path of at most {IPC_LIMIT} bytes"
+            )
+        return
+    host, _, port = rest.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise ConfigError(f"{place}: got {endpoint!r}, expected {_FORMS[scheme]}")
+    if not LOOPBACK.fullmatch(host) and not insecure:
+        raise ConfigError(
+            f"{place}: {endpoint} can be reached from other hosts, without authentication; use ipc://, "
+            "a loopback address, or set `insecure = true` on a network that you trust"
+        )
+
+
+_FORMS = {"ipc": "ipc://PATH", "tcp": "tcp://HOST:PORT", "udp": "udp://HOST:PORT"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -11,7 +12,7 @@ from msgspec import Struct
 from lima2_processing.frame import FrameSpec
 
 from .plan import AcquisitionPlan, TriggerMode
-from .source import Source
+from .source import PacketSource, Source
 
 
 class Range(Struct, frozen=True):
@@ -75,10 +76,11 @@ class Control(Protocol):
     """A detector's other half, run by the conductor. Every call is bounded in time and raises DetectorError.
 
     :param settings: the plugin's own table of the configuration.
+    :param receivers: data endpoints of the receivers, in the order of their ranks.
     :param timeout: deadline of each call in seconds.
     """
 
-    def __init__(self, settings: msgspec.Struct, timeout: float) -> None: ...
+    def __init__(self, settings: msgspec.Struct, receivers: tuple[str, ...], timeout: float) -> None: ...
 
     async def connect(self) -> Capabilities:
         """Connect (again), and return what the detector can do."""
@@ -110,16 +112,24 @@ class Control(Protocol):
         ...
 
 
+class Transport(StrEnum):
+    """How a detector's data reaches the receivers."""
+
+    ZMQ_BIND = "zmq-bind"  # receivers bind a PULL socket, and the detector connects to it
+    ZMQ_CONNECT = "zmq-connect"  # the detector binds a PUSH socket, and receivers connect to it
+    UDP = "udp"  # the detector sends datagrams to one or more ports of each receiver
+
+
 class DetectorPlugin(Struct, frozen=True):
     """A detector's name, parameters and places. The module that holds one imports no sockets and no OpenCL.
 
     :param name: as configurations give it.
     :param params: frozen struct of what a plan may set, each with default, unit and meaning.
-    :param settings: frozen struct of its table in the configuration: where the detector is.
-    :param source: ``module:class`` of the Source.
-    :param control: ``module:class`` of the Control; constructed with (settings, timeout in seconds).
-    :param serves: True: the detector serves its stream, and receivers connect to it; False: receivers bind their
-        endpoint, and the detector connects to them.
+    :param settings: frozen struct of its table in the configuration: where the detector is. For ``Transport.UDP``, it
+        is a ``PacketSettings``.
+    :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource.
+    :param control: ``module:class`` of the Control; constructed with (settings, receivers, timeout in seconds).
+    :param transport: how its data comes.
     """
 
     name: str
@@ -127,15 +137,33 @@ class DetectorPlugin(Struct, frozen=True):
     settings: type[msgspec.Struct]
     source: str
     control: str
-    serves: bool = False
+    transport: Transport = Transport.ZMQ_BIND
 
     def load_source(self) -> type[Source[msgspec.Struct]]:
-        """Import and return the Source class."""
+        """Import and return the Source class of a detector that sends messages."""
+        return _load(self.source)
+
+    def load_packet_source(self) -> type[PacketSource[Any, Any]]:
+        """Import and return the PacketSource class of a detector that sends packets."""
         return _load(self.source)
 
     def load_control(self) -> type[Control]:
         """Import and return the Control class."""
         return _load(self.control)
+
+
+class PacketSettings(Struct, frozen=True, kw_only=True):
+    """What the settings of a detector that sends packets have in common.
+
+    :param receive_buffer: bytes that the kernel is asked to hold for each port of a receiver.
+    """
+
+    receive_buffer: int = 128 * 1024 * 1024
+
+    @property
+    def n_ports(self) -> int:
+        """Ports of each receiver that packets come to, from the one in its configuration upwards."""
+        raise NotImplementedError
 
 
 def _load(place: str) -> type:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from .packing import PackedImage
 
 P = TypeVar("P", bound=msgspec.Struct)
+S = TypeVar("S", bound=msgspec.Struct)
+
+STRANGE, REFUSED = -1, -2  # in Located.frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +72,54 @@ class Source(ABC, Generic[P]):
         :param message: its parts. The second part lies in the frame ring: a returned Frame's data is a view of it, not
             a copy. All parts but the second stay as they are.
         :raises ProtocolError: the bytes are not what the detector's protocol allows; nothing of them was used.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where packets belong.
+
+    :param frames: index (n,) of each packet's frame in the acquisition, int64; ``STRANGE``: it is another
+        acquisition's, ``REFUSED``: it is not what the protocol allows.
+    :param places: (n,) where in its frame a packet's pixels go, in packets from the frame's beginning; of no meaning
+        where there is no frame.
+    :param refusal: what is wrong with the first packet that is refused; empty where none is.
+    """
+
+    frames: NDArray[np.int64]
+    places: NDArray[np.intp]
+    refusal: str = ""
+
+
+class PacketSource(ABC, Generic[S, P]):
+    """The parser of one acquisition's packets on one receiver, for detectors whose frames come in many datagrams.
+
+    Every datagram has a header and the same number of pixels, which follow each other in the frame.
+
+    :param settings: the detector's table of the configuration.
+    :param params: the detector's parameters.
+    :param spec: what the frames look like.
+    :param series: the number that the detector stamps on this acquisition's frames.
+    """
+
+    header_bytes: ClassVar[int]
+    payload_bytes: ClassVar[int]
+
+    def __init__(self, settings: S, params: P, spec: FrameSpec, series: int) -> None:
+        self.settings = settings
+        self.params = params
+        self.spec = spec
+        self.series = series
+
+    @property
+    def keeps_partial(self) -> bool:
+        """Whether frames that miss packets are processed and saved all the same."""
+        return False
+
+    @abstractmethod
+    def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located:
+        """Return where packets belong, from their headers alone. Any bytes may come; none raise an error.
+
+        :param packets: (n, header and payload bytes), as they came.
+        :param sizes: bytes (n,) of each datagram as it was sent, which may be more or less than that.
         """

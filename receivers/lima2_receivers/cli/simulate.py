@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..daemons import set_up_logging
+from ..config import load_config
+from ..daemons import BAD_START, run_daemon, set_up_logging
+from ..errors import ReceiverError
 
 app = typer.Typer(
     help="Play a detector, with its own protocol, so that a whole site can be tried without one.", no_args_is_help=True
@@ -35,7 +38,7 @@ def eiger2(
 ) -> None:
     """Play a Dectris Eiger2: SIMPLON over HTTP on loopback, Stream2 or Stream v1 as it is configured.
 
-    It prints its URL, for the configuration's [detector.settings], and runs until SIGTERM or Ctrl-C.
+    It prints its URL, for the configuration's detector.settings, and runs until SIGTERM or Ctrl-C.
     """
     from ..detectors.eiger2.simulated import Look, Server, SimulatedEiger2
 
@@ -57,3 +60,36 @@ def eiger2(
         server.close()
         serving.join()
         detector.close()
+
+
+@app.command()
+def jungfrau(
+    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    loss: Annotated[float, typer.Option(help="Share of the packets that get lost.", min=0, max=1)] = 0.0,
+    reordering: Annotated[float, typer.Option(help="Share of the packets that come late.", min=0, max=1)] = 0.0,
+    duplication: Annotated[float, typer.Option(help="Share of the packets that come twice.", min=0, max=1)] = 0.0,
+    frames: Annotated[int, typer.Option(help="Distinct frames, sent in turn.", min=1, max=1000)] = 16,
+    hits: Annotated[float, typer.Option(help="Share of the frames that have Bragg spots.", min=0, max=1)] = 0.5,
+    background: Annotated[float, typer.Option(help="Photons a pixel near the beam; 0 for dark frames.", min=0)] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+) -> None:
+    """Play the PSI Jungfrau that a configuration names: UDP packets to its receivers, on request of its conductor.
+
+    Exposure time, rate and number of frames are what each acquisition asks for. It runs until SIGTERM or Ctrl-C, and
+    keeps a journal of what it sent in the folder of detector.settings, beside the calibration maps of its frames.
+    """
+    from ..detectors.jungfrau.outlet import Network
+    from ..detectors.players import make_player
+    from ..detectors.sender import SenderDaemon
+    from ..detectors.simulator.supply import Look
+
+    set_up_logging("simulated jungfrau", verbose)
+    try:
+        settings = load_config(config)
+    except ReceiverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_START) from error
+    look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
+    network = Network(loss, reordering, duplication, seed=seed)
+    raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings, look, network))))

@@ -71,7 +71,8 @@ class ConductorDaemon:
         self._preparing = asyncio.Lock()
         self._prepares: dict[AcquisitionId, asyncio.Task[Prepared]] = {}  # under way, or waiting for their turn
         seconds = config.deadlines.command
-        self._control = plugin.load_control()(detector_settings(config, plugin.settings), seconds)
+        settings = detector_settings(config, plugin.settings)
+        self._control = plugin.load_control()(settings, tuple(one.data for one in config.receivers), seconds)
         self._links = [ReceiverLink(rank, r.commands, seconds) for rank, r in enumerate(config.receivers)]
         self._driver = Driver(self._control, self._links, config.deadlines)
         self._responder = Responder(

@@ -41,6 +41,7 @@ class Sent(Struct, frozen=True):
     :param receiver: where it went.
     :param fate: ``sent``, ``lost`` (on purpose) or ``dropped`` (its receiver did not take it).
     :param timestamp: as stamped on the frame; seconds since the epoch.
+    :param missing: packets of it that got lost on the way (on purpose), where it is sent in packets.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Sent(Struct, frozen=True):
     receiver: int
     fate: str
     timestamp: float = 0.0
+    missing: int = 0
 
 
 class Journal(Struct, frozen=True):

@@ -28,26 +28,36 @@ class Arm(Message, frozen=True):
     :param nb_frames: frames of the series; 0: until stopped.
     :param loss: share of the frames that get lost on the way, 0 to 1.
     :param lose: indices of frames that get lost on the way.
+    :param read_rows: rows of each module that are read out, around its middle; 0: all.
     """
 
     series: int
     nb_frames: int
     loss: float = 0.0
     lose: tuple[int, ...] = ()
+    read_rows: int = 0
 
 
 class Armed(Message, frozen=True):
-    """The series can begin."""
+    """The series can begin.
+
+    :param series: the number that is stamped on its frames: the one that it was told, unless it counts by itself.
+    """
 
     frame_spec: FrameSpec
+    series: int
 
 
 class Expose(Message, frozen=True):
-    """Expose more frames; see ``Control.trigger``."""
+    """Expose more frames; see ``Control.trigger``.
+
+    :param first: rank of the receiver that the first of them goes to.
+    """
 
     n_frames: int
     expo_time: float
     latency_time: float
+    first: int = 0
 
 
 class GetStatus(Message, frozen=True):

@@ -23,12 +23,15 @@ class RemoteControl(ABC, Generic[S]):
     """Implements ``Control`` by requests to the sender process.
 
     :param settings: the plugin's own table of the configuration.
+    :param receivers: their data endpoints.
     :param timeout: deadline of each call in seconds.
     """
 
-    def __init__(self, settings: S, timeout: float) -> None:
+    def __init__(self, settings: S, receivers: tuple[str, ...], timeout: float) -> None:
         self.settings = settings
+        self.receivers = receivers
         self._armed: int | None = None
+        self._triggered = 0
         self._requester = Requester(self.endpoint(settings), "detector", timeout, decode_sender_reply)
 
     @abstractmethod
@@ -50,12 +53,14 @@ class RemoteControl(ABC, Generic[S]):
     async def prepare(self, series: int, plan: AcquisitionPlan) -> Armed:
         """Arm the detector and return what its frames will look like."""
         armed = await self._ask(self.arm(series, plan), protocol.Armed)
-        self._armed = series
-        return Armed(armed.frame_spec, series)
+        self._armed, self._triggered = armed.series, 0
+        return Armed(armed.frame_spec, armed.series)
 
     async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
-        """Expose ``n_frames`` more frames; 0: until stopped."""
-        await self._ask(Expose(n_frames, expo_time, latency_time), Done)
+        """Expose ``n_frames`` more frames; 0: until stopped. Receivers go on in turn where the last trigger ended."""
+        first = self._triggered % len(self.receivers)
+        await self._ask(Expose(n_frames, expo_time, latency_time, first), Done)
+        self._triggered += n_frames
 
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""

@@ -6,20 +6,19 @@ import asyncio
 import logging
 import threading
 import uuid
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, assert_never
 
 import typer
 
-from ..config import Config, check_endpoint, detector_settings, load_config
+from ..config import load_config
 from ..control import Capabilities, Range
 from ..daemons import BAD_START, run_daemon, set_up_logging
-from ..errors import ConfigError, DetectorError, PlanError, ReceiverError
+from ..errors import ConfigError, DetectorError, ReceiverError
 from ..messages import Done, Hello, Message, Welcome
 from ..plan import TriggerMode
 from ..transport.requests import Responder
+from .players import CONTROL_PLACE, Player, make_player
 from .protocol import (
     Arm,
     Armed,
@@ -32,16 +31,10 @@ from .protocol import (
     Status,
     decode_sender_request,
 )
-from .reader.params import ReaderSettings
-from .reader.supply import read_supply
-from .simulator.params import SimulatorSettings
-from .simulator.supply import simulate_supply
 from .supply import Supply
 from .transmitter import Transmitter
 
 log = logging.getLogger(__name__)
-
-CONTROL_PLACE = "detector.settings.control"  # in the configuration
 
 SHORTEST, LONGEST = 1e-6, 3600.0  # seconds of an exposure
 
@@ -49,35 +42,25 @@ SHORTEST, LONGEST = 1e-6, 3600.0  # seconds of an exposure
 class SenderDaemon:
     """A simulated detector.
 
-    :param settings: where it is.
-    :param make: makes what it sends, or raises ConfigError; given an event that is set when it isn't wanted any more.
-    :param receivers: data endpoints by rank.
+    :param player: which one.
     :raises ConfigError: the endpoint of its commands can't be bound, or its folder is not absolute.
     """
 
-    def __init__(
-        self,
-        settings: SimulatorSettings | ReaderSettings,
-        make: Callable[[threading.Event], Supply],
-        receivers: tuple[str, ...],
-    ) -> None:
-        if not Path(settings.folder).is_absolute():
-            raise ConfigError(f"detector.settings.folder: got {settings.folder!r}, expected an absolute folder")
-        self._settings = settings
-        self._make = make
-        self._receivers = receivers
+    def __init__(self, player: Player) -> None:
+        if not Path(player.folder).is_absolute():
+            raise ConfigError(f"detector.settings.folder: got {player.folder!r}, expected an absolute folder")
+        self._player = player
         self._unwanted = threading.Event()
         self._transmitter: Transmitter | None = None
         self._instance = uuid.uuid4().hex
-        self._responder = Responder(settings.control, CONTROL_PLACE, decode_sender_request, self._handle)
+        self._responder = Responder(player.control, CONTROL_PLACE, decode_sender_request, self._handle)
 
     async def run(self) -> None:
         """Make the frames, then serve until cancelled. Commands that come before the frames are there are refused."""
         serving = asyncio.create_task(self._responder.serve())
         try:
-            supply = await asyncio.to_thread(self._make, self._unwanted)
-            folder = Path(self._settings.folder)
-            self._transmitter = Transmitter(supply, self._receivers, folder, self._settings.send_timeout)
+            supply = await asyncio.to_thread(self._player.make_supply, self._unwanted)
+            self._transmitter = Transmitter(supply, self._player.make_outlet(supply), Path(self._player.folder))
             self._transmitter.start()
             log.info("%s is ready", supply.model)
             await serving
@@ -97,13 +80,13 @@ class SenderDaemon:
             raise DetectorError("its frames are still being made")
         match request:
             case GetCapabilities():
-                return Described(_capabilities(transmitter.supply))
+                return Described(_capabilities(transmitter.whole))
             case Arm():
-                _check(request, transmitter.supply)
-                transmitter.arm(request)
-                return Armed(transmitter.supply.spec)
-            case Expose(n_frames, expo_time, latency_time):
-                transmitter.expose(n_frames, expo_time + latency_time)
+                supply = self._player.read_out(transmitter.whole, request)
+                series = transmitter.arm(request, supply)
+                return Armed(supply.spec, series)
+            case Expose(n_frames, expo_time, latency_time, first):
+                transmitter.expose(n_frames, expo_time + latency_time, first)
                 return Done()
             case GetStatus():
                 return Status(transmitter.status())
@@ -124,36 +107,11 @@ def _capabilities(supply: Supply) -> Capabilities:
     )
 
 
-def _check(arm: Arm, supply: Supply) -> None:
-    limit = supply.limit
-    if limit and arm.nb_frames > limit:
-        raise PlanError(f"acquisition.nb_frames: got {arm.nb_frames}, the recording has {limit} frames")
-
-
-def make_sender(config: Config) -> SenderDaemon:
-    """Make the sender that a configuration names.
-
-    :raises ConfigError: its detector is no simulated one, or its settings are wrong.
-    """
-    receivers = tuple(receiver.data for receiver in config.receivers)
-    match config.detector.plugin:
-        case "simulator":
-            simulator = detector_settings(config, SimulatorSettings)
-            check_endpoint(CONTROL_PLACE, simulator.control, config.insecure)
-            return SenderDaemon(simulator, partial(simulate_supply, simulator), receivers)
-        case "reader":
-            reader = detector_settings(config, ReaderSettings)
-            check_endpoint(CONTROL_PLACE, reader.control, config.insecure)
-            return SenderDaemon(reader, lambda _: read_supply(reader), receivers)
-        case other:
-            raise ConfigError(f"detector.plugin: got {other!r}, lima2-simulator plays simulator or reader")
-
-
 def send(
     config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
 ) -> None:
-    """Play the detector of a configuration: the simulator, or the reader of recorded frames.
+    """Play the detector of a configuration: the simulator, a Jungfrau, or the reader of recorded frames.
 
     Frames are made ahead or read first; until then, commands are refused. SIGTERM ends it.
     """
@@ -163,7 +121,7 @@ def send(
     except ReceiverError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(BAD_START) from error
-    raise typer.Exit(run_daemon(lambda: make_sender(settings)))
+    raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings))))
 
 
 def main() -> None:

@@ -7,23 +7,18 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import zmq
 
 from ..control import DetectorStatus
 from ..errors import DetectorError, StateError
 from .journal import JournalWriter, Sent
+from .outlet import Outlet, Shot
 from .protocol import Arm
-from .stream import encode_end, encode_frame_header
 from .supply import Supply
 
 log = logging.getLogger(__name__)
 
-SEND_QUEUE = 2  # messages that ZeroMQ holds for a receiver
-SLICE = 0.05  # seconds after which a wait looks whether it is to end
 HALT_SECONDS = 5.0  # deadline of a halt
 
 
@@ -33,22 +28,23 @@ class _Burst:
 
     remaining: int  # -1: until stopped
     period: float
+    receiver: int  # that the next frame goes to
 
 
 class Transmitter:
-    """Sends frame i of a series to receiver i modulo n: strict round robin.
+    """Sends the frames of a series to one receiver after the other: strict round robin.
 
-    :param supply: the frames.
-    :param receivers: their data endpoints, in the order of ranks.
+    :param supply: the frames, as the detector has them when it is not told otherwise.
+    :param outlet: the way to the receivers.
     :param folder: where journals go.
-    :param patience: seconds that a receiver may not take a frame before frames for it are dropped.
     """
 
-    def __init__(self, supply: Supply, receivers: tuple[str, ...], folder: Path, patience: float) -> None:
-        self.supply = supply
-        self._receivers = receivers
+    def __init__(self, supply: Supply, outlet: Outlet, folder: Path) -> None:
+        self.whole = supply
+        self._supply = supply
+        self._outlet = outlet
         self._folder = folder
-        self._patience = patience
+        self._number = -1  # of the series, as it is stamped on frames
         self._changed = threading.Condition()
         self._bursts: deque[_Burst] = deque()
         self._arm: Arm | None = None
@@ -57,7 +53,6 @@ class Transmitter:
         self._triggered = self._index = 0
         self._lose: frozenset[int] = frozenset()
         self._exposing = self._halted = self._ended = self._closed = False
-        self._gone: set[int] = set()  # receivers that stopped taking frames
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="transmitter", daemon=True)
 
@@ -75,9 +70,10 @@ class Transmitter:
         if self._journal is not None:
             self._journal.close()
 
-    def arm(self, arm: Arm) -> None:
-        """Begin a series.
+    def arm(self, arm: Arm, supply: Supply) -> int:
+        """Begin a series, and return the number that is stamped on its frames.
 
+        :param supply: the frames, as this series has them.
         :raises StateError: another one is still being sent.
         :raises DetectorError: the journal can't be made.
         """
@@ -87,36 +83,39 @@ class Transmitter:
             if self._journal is not None:
                 self._journal.close()
             try:
-                self._journal = JournalWriter(self._folder, arm.series, self.supply.scenes)
+                self._journal = JournalWriter(self._folder, arm.series, supply.scenes)
             except OSError as error:
                 self._journal = self._arm = None
                 raise DetectorError(f"the journal in {self._folder} can't be made: {error.strerror}") from error
             self._arm = arm
+            self._supply = supply
             self._lose = frozenset(arm.lose)
             self._fault = ""
             self._random = random.Random(arm.series)
             self._triggered = self._index = 0
             self._halted = self._ended = False
-            self._gone.clear()
+            self._number = self._outlet.begin(arm.series)
             self._bursts.clear()
+            return self._number
 
-    def expose(self, n_frames: int, period: float) -> None:
+    def expose(self, n_frames: int, period: float, first: int = 0) -> None:
         """Send more frames.
 
         :param n_frames: how many; 0: until halted.
         :param period: seconds from frame to frame.
+        :param first: rank of the receiver that gets the first of them.
         :raises StateError: no series is armed, or it has not so many frames left.
         """
         with self._changed:
             if self._arm is None or self._halted or self._ended:
                 raise StateError("the detector is not armed")
-            most = self._arm.nb_frames or self.supply.limit
+            most = self._arm.nb_frames or self._supply.limit
             if most and self._triggered + n_frames > most:
                 left = most - self._triggered
                 raise StateError(f"got a trigger for {n_frames} frames, the series has {left} of {most} left")
             remaining = n_frames or (most - self._triggered if most else -1)
             self._triggered += max(remaining, 0)
-            self._bursts.append(_Burst(remaining, period))
+            self._bursts.append(_Burst(remaining, period, first % self._outlet.n_receivers))
             self._exposing = True
             self._changed.notify_all()
 
@@ -130,8 +129,7 @@ class Transmitter:
     def status(self) -> DetectorStatus:
         """Return what is going on."""
         with self._changed:
-            series = self._arm.series if self._arm else -1
-            return DetectorStatus(series, self._triggered, self._index, self._exposing, self._fault)
+            return DetectorStatus(self._number, self._triggered, self._index, self._exposing, self._fault)
 
     def _halt(self) -> None:
         self._halted = True
@@ -140,18 +138,15 @@ class Transmitter:
         self._changed.notify_all()
 
     def _run(self) -> None:
-        context = zmq.Context.instance()
-        sockets = [self._connect(context, endpoint) for endpoint in self._receivers]
         try:
             while self._wait_for_work():
                 try:
-                    self._work(sockets)
+                    self._work()
                 except Exception as error:  # a full disk or a bug must be seen by the conductor, and not end the thread
                     log.exception("series failed")
                     self._fail(f"{type(error).__name__}: {error}")
         finally:
-            for socket in sockets:
-                socket.close(linger=200)
+            self._outlet.close()
 
     def _wait_for_work(self) -> bool:
         """Wait until there is something to send; False: the thread is to end."""
@@ -160,14 +155,14 @@ class Transmitter:
                 self._changed.wait(1.0)
             return self._exposing
 
-    def _work(self, sockets: list[zmq.SyncSocket]) -> None:
+    def _work(self) -> None:
         with self._changed:
             burst = self._bursts[0] if self._bursts else None
             series = self._arm
         if burst is not None and series is not None:
-            self._send_burst(sockets, series, burst)
+            self._send_burst(series, burst)
         elif series is not None:
-            self._finish(sockets, series)
+            self._finish(series)
 
     def _fail(self, reason: str) -> None:
         with self._changed:
@@ -177,22 +172,13 @@ class Transmitter:
             self._exposing = False
             self._changed.notify_all()
 
-    def _connect(self, context: zmq.Context[zmq.SyncSocket], endpoint: str) -> zmq.SyncSocket:
-        socket = context.socket(zmq.PUSH)
-        socket.sndhwm = SEND_QUEUE
-        socket.immediate = 1  # nothing is queued for a receiver that is away
-        socket.set(zmq.RECONNECT_IVL, 50)
-        socket.set(zmq.RECONNECT_IVL_MAX, 500)
-        socket.connect(endpoint)
-        return socket
-
-    def _send_burst(self, sockets: list[zmq.SyncSocket], series: Arm, burst: _Burst) -> None:
+    def _send_burst(self, series: Arm, burst: _Burst) -> None:
         due = time.monotonic()
         while burst.remaining and not self._stopping(burst):
             due = max(due + burst.period, time.monotonic() - burst.period)  # a late frame is not made up for by a burst
             if not self._sleep_until(due, burst):
                 return
-            if not self._send_frame(sockets, series, burst):
+            if not self._send_frame(series, burst):
                 return
             burst.remaining -= burst.remaining > 0
         with self._changed:
@@ -211,76 +197,41 @@ class Transmitter:
                 self._changed.wait(left)
         return not self._stopping(burst)
 
-    def _send_frame(self, sockets: list[zmq.SyncSocket], series: Arm, burst: _Burst) -> bool:
+    def _send_frame(self, series: Arm, burst: _Burst) -> bool:
         """Send the next frame, or note why it wasn't sent; False: the series was halted before."""
         index = self._index
-        scene = index % len(self.supply.frames)
-        receiver = index % len(sockets)
+        scene = index % len(self._supply.frames)
+        receiver = burst.receiver
         stamp = time.time()
-        fate = "lost"
+        fate, missing = "lost", 0
         if index not in self._lose and not (series.loss and self._random.random() < series.loss):
-            frame = self.supply.frames[scene]
-            header = encode_frame_header(self.supply.spec, series.series, index, self.supply.spec.all_modules, stamp)
-            if self._hand_over(sockets[receiver], receiver, (header, frame.data), lambda: self._stopping(burst)):
+            frame = Shot(self._number, index, self._supply.frames[scene], stamp)
+            delivery = self._outlet.send(frame, receiver, lambda: self._stopping(burst))
+            missing = delivery.missing
+            if delivery.taken:
                 fate = "sent"
             elif self._stopping(burst):
                 return False
             else:
                 fate = "dropped"
+        burst.receiver = (receiver + 1) % self._outlet.n_receivers
         if self._journal is not None:
-            self._journal.note(Sent(index, scene, receiver, fate, stamp))
+            self._journal.note(Sent(index, scene, receiver, fate, stamp, missing))
         with self._changed:
             self._index += 1
         return True
 
-    def _hand_over(
-        self,
-        socket: zmq.SyncSocket,
-        receiver: int,
-        message: tuple[bytes | memoryview, ...],
-        stopping: Callable[[], bool],
-    ) -> bool:
-        """Give a message to a receiver's socket; one that took none lately isn't waited for.
-
-        :param stopping: tells whether to give up early.
-        :returns: False where it wasn't taken.
-        """
-        gone = receiver in self._gone
-        deadline = time.monotonic() + (0 if gone else self._patience)
-        while not self._try_send(socket, message, 0 if gone else SLICE):
-            if stopping():
-                return False
-            if time.monotonic() >= deadline:
-                if not gone:
-                    log.warning("receiver %d takes no frames: they are dropped", receiver)
-                self._gone.add(receiver)
-                return False
-        if gone:
-            log.info("receiver %d takes frames again", receiver)
-        self._gone.discard(receiver)
-        return True
-
-    def _try_send(self, socket: zmq.SyncSocket, message: tuple[bytes | memoryview, ...], seconds: float) -> bool:
-        if not socket.poll(int(seconds * 1000), zmq.POLLOUT):
-            return False
-        try:
-            socket.send_multipart(message, zmq.NOBLOCK, copy=False)
-        except zmq.Again:  # the receiver went away since
-            return False
-        return True
-
-    def _finish(self, sockets: list[zmq.SyncSocket], series: Arm) -> None:
+    def _finish(self, series: Arm) -> None:
         """When all that was asked for is sent: end the series where no trigger can follow."""
         with self._changed:
             if self._bursts:
                 return
-            most = series.nb_frames or self.supply.limit
+            most = series.nb_frames or self._supply.limit
             over = not self._ended and (self._halted or (most and self._index >= most))
             self._ended |= bool(over)
             index = self._index
         if over:
-            for receiver, socket in enumerate(sockets):
-                self._hand_over(socket, receiver, (encode_end(series.series, index),), lambda: self._halted)
+            self._outlet.end(self._number, index, lambda: self._halted)
         with self._changed:
             self._exposing = bool(self._bursts)
             self._changed.notify_all()

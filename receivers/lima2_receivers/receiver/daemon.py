@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Iterable
 from typing import assert_never
 
 from lima2_processing.frame import AcquisitionId
 
 from ..acquisition import State
 from ..cancellation import in_thread
-from ..config import Config
-from ..errors import StateError
+from ..config import Config, detector_settings
+from ..control import PacketSettings, Transport
+from ..errors import ConfigError, StateError
 from ..messages import (
     Announce,
     Discard,
@@ -33,6 +35,7 @@ from ..messages import (
 from ..plugins import DETECTORS
 from ..topology import RoundRobin
 from ..transport.requests import Responder
+from .datagrams import DatagramIntake
 from .intake import Intake
 from .ring import FrameRing
 from .share import Share
@@ -63,13 +66,23 @@ class ReceiverDaemon:
         self._maker = ShareMaker(config, rank, self._ring)
         place = f"receivers[{rank}]"
         self._responder = Responder(receiver.commands, f"{place}.commands", decode_receiver_request, self._handle)
-        self._intake = Intake(
-            receiver.data,
-            f"{place}.data",
-            self._ring,
-            lambda: reversed(list(self._shares.values())),
-            connects=DETECTORS.get(config.detector.plugin).serves,
-        )
+        self._intake = self._make_intake(f"{place}.data")
+
+    def _make_intake(self, place: str) -> Intake | DatagramIntake:
+        plugin = DETECTORS.get(self._config.detector.plugin)
+        endpoint = self._config.receivers[self._rank].data
+
+        def takers() -> Iterable[Share]:
+            return reversed(list(self._shares.values()))
+
+        if plugin.transport is not Transport.UDP:
+            return Intake(endpoint, place, self._ring, takers, connects=plugin.transport is Transport.ZMQ_CONNECT)
+        settings = detector_settings(self._config, plugin.settings)
+        if not isinstance(settings, PacketSettings):
+            raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")
+        kind = plugin.load_packet_source()
+        packet_bytes = kind.header_bytes + kind.payload_bytes
+        return DatagramIntake(endpoint, settings.n_ports, packet_bytes, settings.receive_buffer, place, takers)
 
     async def run(self) -> None:
         """Serve until cancelled; then close all files readable."""

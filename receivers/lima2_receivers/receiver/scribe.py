@@ -21,12 +21,14 @@ class Saving:
 
     :param row: its values.
     :param scalars: of them, those that can be asked for.
-    :param veto: why it counts as vetoed; empty: it counts as saved.
+    :param vetoed: True: it counts as vetoed; False: as saved.
+    :param reason: why it was vetoed, or what is missing of a frame that was saved all the same.
     """
 
     row: EncodedRow
     scalars: dict[str, float]
-    veto: str = ""
+    vetoed: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +131,12 @@ class Scribe:
                 if not self._refused:
                     self._attempt(lambda: self._files.skip(item.row))
                 self._pending.append(item)
-            case Saving(row, scalars, veto):
+            case Saving(row, scalars, vetoed, reason):
                 if self._refused or not self._attempt(lambda: self._files.write((row,))):
                     self._pending.append(Fate(row.row, FrameStatus.FAILED, self._refused))
                 else:
-                    status = FrameStatus.VETOED if veto else FrameStatus.SAVED
-                    self._pending.append(Fate(row.row, status, veto, scalars))
+                    status = FrameStatus.VETOED if vetoed else FrameStatus.SAVED
+                    self._pending.append(Fate(row.row, status, reason, scalars))
 
     def _commit(self) -> None:
         """Flush, and only then settle the rows."""

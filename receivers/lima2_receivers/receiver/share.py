@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from lima2_processing.errors import ProcessingError
 from lima2_processing.failover import Failover
@@ -32,13 +33,14 @@ from lima2_processing.frame import (
 )
 
 from ..acquisition import Acquisition, Event, State
-from ..errors import ReceiverError
+from ..errors import ProtocolError, ReceiverError
 from ..ledger import FrameStatus
 from ..messages import Progress
 from ..plan import RAW_STREAM
 from ..saving.part import EncodedRow, PartFiles
 from ..source import PackedFrame, SeriesEnd, Source, Stranger
 from ..topology import Topology
+from .assembly import Assembled, Assembler, Strangers
 from .book import Book, Fate
 from .ring import FrameRing, Slot
 from .scribe import Missing, Saving, SavingWindow, Scribe
@@ -56,7 +58,7 @@ class Share:
     :param acquisition: its state machine.
     :param rank: of this receiver.
     :param topology: which frames are this receiver's.
-    :param source: parses the data stream.
+    :param source: parses the data stream, or puts frames together from packets.
     :param pipeline: None: frames are saved as they came.
     :param outputs: all outputs, the raw frame's included.
     :param files: open, empty part files.
@@ -72,7 +74,7 @@ class Share:
         acquisition: Acquisition,
         rank: ReceiverIdx,
         topology: Topology,
-        source: Source[msgspec.Struct],
+        source: Source[msgspec.Struct] | Assembler,
         pipeline: Failover | None,
         outputs: Sequence[Output],
         files: PartFiles,
@@ -93,7 +95,9 @@ class Share:
         self._batch = batch
         self._drain_timeout = drain_timeout
         self._lock = threading.Lock()  # of the state machine, and of the way into the pipeline
+        self._assembling = threading.Lock()  # of the assembler; taken before the other
         self._closing = False
+        self._flaws: dict[int, str] = {}  # of frames that miss packets and are saved all the same
         self._asked = time.monotonic()
         self._book = Book(acquisition.name)
         self._scribe = Scribe(files, self._book, WAITING, flush_period, self.fail_by)
@@ -114,27 +118,71 @@ class Share:
 
     def parse(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
         """Parse a message of the data stream."""
+        if isinstance(self._source, Assembler):
+            raise ProtocolError("got a message, expected packets")
         return self._source.receive(message)
 
-    def accept(self, frame: Frame | PackedFrame, slot: Slot) -> bool:
-        """Take a frame and its slot; False: it is a duplicate, a straggler, or another receiver's."""
-        owner, row = self._topology.locate(frame.index)
+    def place(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Strangers:
+        """Take packets of the data stream; see ``Assembler.place``."""
+        if not isinstance(self._source, Assembler):
+            raise ProtocolError("got packets, expected messages")
+        with self._assembling:
+            closed, strangers = self._source.place(packets, sizes, time.monotonic())
+            self._take(closed)
+        return strangers
+
+    def expire(self) -> None:
+        """Close the frames whose packets did not come in time."""
+        if isinstance(self._source, Assembler):
+            with self._assembling:
+                self._take(self._source.expire(time.monotonic()))
+
+    def _take(self, closed: Sequence[Assembled]) -> None:
+        """Take frames that were put together, and give the slots back of those that aren't wanted."""
+        for each in closed:
+            if each.frame is None or each.slot is None:
+                self._claim(each.index, each.timestamp, each.flaw)
+            elif not self.accept(each.frame, each.slot, each.flaw):
+                self._ring.give(each.slot)
+
+    def accept(self, frame: Frame | PackedFrame, slot: Slot, flaw: str = "") -> bool:
+        """Take a frame and its slot; False: it is not wanted: a duplicate, a straggler, another receiver's, incomplete.
+
+        :param flaw: what is missing of it; empty: it is complete.
+        """
+        if isinstance(frame, Frame) and not flaw and frame.modules != self._source.spec.all_modules:
+            flaw = "modules are missing"
+        kept = flaw and isinstance(self._source, Assembler) and self._source.keeps_partial
+        row = self._claim(frame.index, frame.timestamp, "" if kept else flaw and f"incomplete: {flaw}")
+        if row is None:
+            return False
+        if kept:
+            self._flaws[row] = f"partial: {flaw}"
+        if self._enter(frame, slot):
+            return True
+        self._scribe.hand(Fate(row, FrameStatus.LOST, "arrived while the files were being closed"))
+        return False
+
+    def _claim(self, index: FrameIdx, timestamp: float, lost: str) -> LocalIdx | None:
+        """Take the row of a frame; None: it is not wanted, or its fate is known already.
+
+        :param lost: why it is lost; empty: it isn't.
+        """
+        owner, row = self._topology.locate(index)
         if owner != self._rank:
-            return False
-        overtaken = self._book.claim(row, frame.index, frame.timestamp)
+            return None
+        overtaken = self._book.claim(row, index, timestamp)
         if overtaken is None:
-            return False
+            return None
         for at in overtaken:
             self._scribe.hand(Fate(at, FrameStatus.LOST, "never arrived, later frames did"))
         if self._scribe.refused:
             self._scribe.hand(Fate(row, FrameStatus.FAILED, self._scribe.refused))
-        elif isinstance(frame, Frame) and frame.modules != self._source.spec.all_modules:
-            self._scribe.hand(Fate(row, FrameStatus.LOST, "incomplete: modules are missing"))
-        elif self._enter(frame, slot):
-            return True
-        else:
-            self._scribe.hand(Fate(row, FrameStatus.LOST, "arrived while the files were being closed"))
-        return False
+            return None
+        if lost:
+            self._scribe.hand(Fate(row, FrameStatus.LOST, lost))
+            return None
+        return row
 
     def series_ended(self, end: SeriesEnd) -> None:
         """Note that nothing more will come from the detector."""
@@ -210,6 +258,9 @@ class Share:
 
     def _finish(self) -> None:
         self._book.close()
+        if isinstance(self._source, Assembler):
+            with self._assembling:
+                self._source.release()
         with self._lock:
             self._closing = True
             self._to_pipeline.put(None)
@@ -360,4 +411,5 @@ class Share:
             return
         finally:
             self._ring.give(one.slot)
-        self._scribe.hand(Saving(EncodedRow(row, values), scalars, VETOED if result.vetoed else ""))
+        flaw = self._flaws.pop(row, "")
+        self._scribe.hand(Saving(EncodedRow(row, values), scalars, result.vetoed, VETOED if result.vetoed else flaw))

@@ -16,14 +16,17 @@ from lima2_processing.frame import AcquisitionId, Constant, Output, PipelineFact
 from lima2_processing.pipeline import Calibration, Pipeline
 
 from ..acquisition import Acquisition, Event
-from ..config import Config
+from ..config import Config, detector_settings
+from ..control import Transport
 from ..errors import PipelineError, PlanError
 from ..messages import ConstantInfo, ReceiverPrepared
 from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline
 from ..saving.names import check_files, confine, part_names
 from ..saving.part import PartFiles
+from ..source import Source
 from ..topology import RoundRobin
+from .assembly import Assembler
 from .calibration import load_calibration
 from .ring import FrameRing
 from .share import WAITING, Share
@@ -55,6 +58,8 @@ class ShareMaker:
     def check(self, plan: ReceiverPlan) -> Mapping[str, Calibration]:
         """See whether a share could be made, without making anything.
 
+        Its frames may still turn out not to fit: the detector says what they look like only when it is armed.
+
         :returns: what the calibration files hold that the plan's pipeline names.
         :raises ReceiverError: it couldn't; the message says why.
         """
@@ -62,11 +67,6 @@ class ShareMaker:
             raise PlanError(
                 f"got the share of receiver {plan.rank} of {plan.n_receivers}, "
                 f"this is receiver {self._rank} of {len(self._config.receivers)}"
-            )
-        if plan.frame_spec.nbytes > self._ring.slot_bytes:
-            raise PlanError(
-                f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
-                f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
             )
         decode_params(plan.plan.detector, self._detector.params, "detector")
         saving = plan.plan.saving
@@ -90,6 +90,11 @@ class ShareMaker:
         :raises ReceiverError: something doesn't fit; nothing is left behind.
         """
         calibration = self.check(plan)
+        if plan.frame_spec.nbytes > self._ring.slot_bytes:
+            raise PlanError(
+                f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
+                f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
+            )
         with ExitStack() as undo:
             pipeline = self._make_pipeline(plan, calibration)
             outputs: tuple[Output, ...] = (raw_output(plan.frame_spec),)
@@ -98,9 +103,6 @@ class ShareMaker:
                 undo.callback(pipeline.close)
                 outputs += pipeline.outputs()
                 constants = pipeline.constants()
-            source = self._detector.load_source()(
-                decode_params(plan.plan.detector, self._detector.params, "detector"), plan.frame_spec, plan.series
-            )
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -115,7 +117,7 @@ class ShareMaker:
                 acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
                 rank=ReceiverIdx(self._rank),
                 topology=RoundRobin(plan.n_receivers),
-                source=source,
+                source=self._make_source(plan),
                 pipeline=pipeline,
                 outputs=outputs,
                 files=files,
@@ -136,6 +138,14 @@ class ShareMaker:
             files=files.names,
             facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
         )
+
+    def _make_source(self, plan: ReceiverPlan) -> Source[msgspec.Struct] | Assembler:
+        params = decode_params(plan.plan.detector, self._detector.params, "detector")
+        if self._detector.transport is not Transport.UDP:
+            return self._detector.load_source()(params, plan.frame_spec, plan.series)
+        settings = detector_settings(self._config, self._detector.settings)
+        source = self._detector.load_packet_source()(settings, params, plan.frame_spec, plan.series)
+        return Assembler(source, self._ring, plan.plan.acquisition.nb_frames)
 
     def _metadata(self, acquisition: AcquisitionId) -> dict[str, str]:
         return {

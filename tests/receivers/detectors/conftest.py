@@ -25,7 +25,7 @@ from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParam
 from lima2_receivers.plugins import DETECTORS
 from lima2_receivers.source import SeriesEnd
 
-pytest.register_assert_rewrite("lima2_receivers.testing")
+pytest.register_assert_rewrite("lima2_receivers.testing", "lima2_receivers.testing_packets")
 
 DEADLINE = 30.0
 MODULE = (512, 1024)
@@ -79,7 +79,9 @@ class Running:
     def __post_init__(self) -> None:
         loaded = load_config(self.config)
         self.plugin = DETECTORS.get(loaded.detector.plugin)
-        self.control = self.plugin.load_control()(detector_settings(loaded, self.plugin.settings), DEADLINE)
+        self.control = self.plugin.load_control()(
+            detector_settings(loaded, self.plugin.settings), self.endpoints, DEADLINE
+        )
 
     async def until_logged(self, text: str) -> None:
         """Wait until the process says something."""

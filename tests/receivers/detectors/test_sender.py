@@ -198,7 +198,7 @@ async def test_a_journal_that_cannot_be_made_fails_prepare(start, plan):
 async def test_a_silent_detector_is_named_within_the_deadline(start, folder):
     running = await start(control=f"ipc://{folder}/control")
     await running.ready()
-    silent = type(running.control)(running.control.settings, 0.2)
+    silent = type(running.control)(running.control.settings, (), 0.2)
     running.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(DetectorError, match=rf"ipc://{folder}/control did not answer GetCapabilities within 0.2 s"):

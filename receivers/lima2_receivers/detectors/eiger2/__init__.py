@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...control import DetectorPlugin
+from ...control import DetectorPlugin, Transport
 from .params import Eiger2Params, Eiger2Settings
 
 PLUGIN = DetectorPlugin(
@@ -11,5 +11,5 @@ PLUGIN = DetectorPlugin(
     settings=Eiger2Settings,
     source="lima2_receivers.detectors.eiger2.source:Eiger2Source",
     control="lima2_receivers.detectors.eiger2.control:Eiger2Control",
-    serves=True,
+    transport=Transport.ZMQ_CONNECT,
 )

@@ -28,10 +28,12 @@ class Eiger2Control:
     """Drives an Eiger2 by SIMPLON. The stream goes to one receiver.
 
     :param settings: where the detector is.
+    :param receivers: their endpoints; the detector does not need to know them.
     :param timeout: deadline of each call in seconds.
     """
 
-    def __init__(self, settings: Eiger2Settings, timeout: float) -> None:
+    def __init__(self, settings: Eiger2Settings, receivers: tuple[str, ...], timeout: float) -> None:
+        del receivers
         self._settings = settings
         self._timeout = timeout
         self._simplon = Simplon(settings.url, settings.api, timeout)

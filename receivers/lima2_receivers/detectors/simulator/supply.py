@@ -6,6 +6,7 @@ import logging
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,40 +54,70 @@ def frame_spec(settings: SimulatorSettings) -> FrameSpec:
 
 
 def simulate_supply(settings: SimulatorSettings, unwanted: threading.Event | None = None) -> Supply:
+    """Make the frames that the settings ask for; see ``simulate_frames``."""
+    look = Look(
+        n_distinct=settings.n_distinct,
+        hit_fraction=settings.hit_fraction,
+        spots=settings.spots or _SPOTS[settings.size],
+        background=settings.background,
+        seed=settings.seed,
+    )
+    model = f"Simulated {_MODELS[settings.size]}"
+    return simulate_frames(model, frame_spec(settings), look, Path(settings.folder), unwanted)
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What is on simulated frames; the fields are those of ``SimulatorSettings``, but that 0 spots are none."""
+
+    n_distinct: int = 16
+    hit_fraction: float = 0.5
+    spots: int = 40
+    background: float = 2.0
+    seed: int = 0
+
+
+LOOK = Look()
+
+
+def simulate_frames(
+    model: str, spec: FrameSpec, look: Look, folder: Path, unwanted: threading.Event | None = None
+) -> Supply:
     """Make all distinct frames, and the calibration files that belong to them.
 
+    :param model: of the detector, for people.
+    :param spec: of a detector of modules.
+    :param look: what is on the frames.
+    :param folder: where ``pedestal.npy`` and ``gain.npy`` go.
     :param unwanted: set when the frames are not wanted any more.
     :raises DetectorError: it was set before they were all made.
     :raises ConfigError: the folder can't be written.
     """
-    spec = frame_spec(settings)
     layout = spec.layout
     if layout is None:
-        raise ConfigError(f"detector.settings.size: {settings.size} has no module layout")
-    random = np.random.default_rng(settings.seed)
+        raise ConfigError(f"{model} has no module layout")
+    random = np.random.default_rng(look.seed)
     pedestal, gain = make_calibration(spec, random)
-    _save(Path(settings.folder), pedestal, gain)
+    _save(folder, pedestal, gain)
     collector = raw_pixel_of(spec, layout)
-    rate = background_rate(spec, layout, collector, settings.background)
+    rate = background_rate(spec, layout, collector, look.background)
     module = tuple(
         pixels + (pixels // chip - 1) * layout.chip_gap
         for pixels, chip in zip(spec.shape[1:], layout.chip_shape, strict=True)
     )
-    count = settings.spots or _SPOTS[settings.size]
-    n_hits = round(settings.hit_fraction * settings.n_distinct)
-    hits = set(random.permutation(settings.n_distinct)[:n_hits].tolist())
+    n_hits = round(look.hit_fraction * look.n_distinct)
+    hits = set(random.permutation(look.n_distinct)[:n_hits].tolist())
     frames, scenes = [], []
-    for number in range(settings.n_distinct):
+    for number in range(look.n_distinct):
         if unwanted is not None and unwanted.is_set():
-            raise DetectorError(f"got {number} of {settings.n_distinct} frames before they were not wanted any more")
+            raise DetectorError(f"got {number} of {look.n_distinct} frames before they were not wanted any more")
         photons = random.poisson(rate).ravel()
-        spots = place_spots(layout, (module[0], module[1]), count, random) if number in hits else []
+        spots = place_spots(layout, (module[0], module[1]), look.spots, random) if number in hits else []
         add_spots(photons, collector, spots, random)
         frame = read_out(photons.reshape(spec.shape), pedestal, gain, random)
         frames.append(frame)
         scenes.append(scene(frame, tuple(spots)))
-        log.info("made frame %d of %d", number + 1, settings.n_distinct)
-    return Supply(f"Simulated {_MODELS[settings.size]}", spec, tuple(frames), tuple(scenes))
+        log.info("made frame %d of %d", number + 1, look.n_distinct)
+    return Supply(model, spec, tuple(frames), tuple(scenes))
 
 
 def make_calibration(spec: FrameSpec, random: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -31,7 +31,7 @@ class Bench:
         self.server = Server(self.detector)
         self._thread = threading.Thread(target=self.server.serve)
         self._thread.start()
-        self.control = Eiger2Control(Eiger2Settings(self.server.url, stream=stream), timeout)
+        self.control = Eiger2Control(Eiger2Settings(self.server.url, stream=stream), (), timeout)
 
     def events(self, count):
         return [parse_stream2(memoryview(self.stream.recv())) for _ in range(count)]
@@ -224,7 +224,7 @@ async def test_a_slow_answer_is_an_error_in_time(sockets, monkeypatch):
 
 
 async def test_no_detector_is_an_error_with_its_address(bench):
-    away = Eiger2Control(Eiger2Settings("http://127.0.0.1:9"), 0.5)
+    away = Eiger2Control(Eiger2Settings("http://127.0.0.1:9"), (), 0.5)
     with pytest.raises(DetectorError, match=r"http://127\.0\.0\.1:9: GET detector/status/state"):
         await away.connect()
     await away.close()

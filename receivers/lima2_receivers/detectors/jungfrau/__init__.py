@@ -1,0 +1,15 @@
+"""PSI Jungfrau: its frames come as UDP packets."""
+
+from __future__ import annotations
+
+from ...control import DetectorPlugin, Transport
+from .params import JungfrauParams, JungfrauSettings
+
+PLUGIN = DetectorPlugin(
+    name="jungfrau",
+    params=JungfrauParams,
+    settings=JungfrauSettings,
+    source="lima2_receivers.detectors.jungfrau.source:JungfrauSource",
+    control="lima2_receivers.detectors.jungfrau.control:JungfrauControl",
+    transport=Transport.UDP,
+)

@@ -1,0 +1,21 @@
+"""A Jungfrau's control half: it drives the simulated detector."""
+
+from __future__ import annotations
+
+from ...plan import AcquisitionPlan, decode_params
+from ..protocol import Arm
+from ..remote import RemoteControl
+from .params import JungfrauParams, JungfrauSettings
+
+
+class JungfrauControl(RemoteControl[JungfrauSettings]):
+    """Drives a simulated Jungfrau's process."""
+
+    def endpoint(self, settings: JungfrauSettings) -> str:
+        """Return where the simulated detector takes commands."""
+        return settings.control
+
+    def arm(self, series: int, plan: AcquisitionPlan) -> Arm:
+        """Return how the series begins."""
+        params = decode_params(plan.detector, JungfrauParams, "detector")
+        return Arm(series, plan.acquisition.nb_frames, read_rows=params.read_rows)

@@ -1,0 +1,79 @@
+"""What a Jungfrau can be told: where and what it is (settings), and what one acquisition asks of it (parameters)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from lima2_processing.frame import FrameSpec, ModuleLayout
+from lima2_processing.layouts import JUNGFRAU_CHIP, JUNGFRAU_MODULE, JUNGFRAU_MODULE_GAP, grid
+
+from ...control import PacketSettings
+
+MAX_MODULES = 8
+ROWS = JUNGFRAU_MODULE[0]
+
+
+class JungfrauParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a plan may ask of a Jungfrau.
+
+    :param read_rows: rows of each module that are read out, around its middle; fewer allow higher rates.
+    :param partial_frames: what happens to frames that miss packets: ``drop`` them, or ``process`` and save them, with
+        pixels that read 0xFFFF where they are missing, which counts as broken in every pipeline.
+    """
+
+    read_rows: Annotated[int, Meta(ge=8, le=ROWS, multiple_of=8)] = ROWS
+    partial_frames: Literal["drop", "process"] = "drop"
+
+
+class JungfrauSettings(PacketSettings, frozen=True, forbid_unknown_fields=True):
+    """The Jungfrau's table in the configuration.
+
+    The receivers' ``data`` is ``udp://HOST:PORT``, the port of the first module. Each module takes as many ports as it
+    has interfaces, the one after the other.
+
+    :param control: endpoint of the simulated detector's commands.
+    :param folder: absolute folder for the simulated detector's journals and calibration files.
+    :param modules: how many there are (down, across), 8 at most.
+    :param interfaces: UDP interfaces that a module sends with: with 2, each carries one half of its rows.
+    :param gap_pixels: True: the double-size pixels at chip edges take two pixels of the image.
+    """
+
+    control: str
+    folder: str
+    modules: Annotated[tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]], Meta()] = (1, 1)
+    interfaces: Literal[1, 2] = 1
+    gap_pixels: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_modules > MAX_MODULES:
+            raise ValueError(f"modules: got {self.n_modules}, expected {MAX_MODULES} at most")
+
+    @property
+    def n_modules(self) -> int:
+        """How many modules there are."""
+        return self.modules[0] * self.modules[1]
+
+    @property
+    def n_ports(self) -> int:
+        """Ports of each receiver."""
+        return self.n_modules * self.interfaces
+
+
+def frame_spec(settings: JungfrauSettings, read_rows: int = ROWS) -> FrameSpec:
+    """Return what frames look like, (modules, ``read_rows``, 1024) uint16.
+
+    :param read_rows: rows of each module that are read out, half of them on either side of the chips' edge.
+    """
+    full = grid(settings.modules, JUNGFRAU_MODULE, JUNGFRAU_CHIP, settings.gap_pixels, JUNGFRAU_MODULE_GAP)
+    if read_rows == ROWS or full.layout is None:
+        return full
+    layout = ModuleLayout(
+        origins=tuple((row + (ROWS - read_rows) // 2, col) for row, col in full.layout.origins),
+        image_shape=full.layout.image_shape,
+        chip_shape=(read_rows // 2, JUNGFRAU_CHIP[1]),
+        chip_gap=full.layout.chip_gap,
+    )
+    return msgspec.structs.replace(full, shape=(full.shape[0], read_rows, full.shape[2]), layout=layout)

@@ -1,0 +1,71 @@
+"""Where a Jungfrau's packets belong."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import FrameSpec
+
+from ...source import REFUSED, STRANGE, Located, PacketSource
+from .packets import HEADER, JUNGFRAU, PACKET, PACKETS, PIXELS_BYTES, ROWS_A_PACKET, VERSION
+from .params import JungfrauParams, JungfrauSettings
+
+
+class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
+    """Finds a packet's place by its frame's number, its module's row and column, and its own number.
+
+    The detector counts frames over all acquisitions: ``series`` is the number of this one's first frame. A number below
+    it is a straggler of an earlier one, also across the end of the 64 bits.
+    """
+
+    header_bytes = HEADER.itemsize
+    payload_bytes = PIXELS_BYTES
+
+    def __init__(self, settings: JungfrauSettings, params: JungfrauParams, spec: FrameSpec, series: int) -> None:
+        super().__init__(settings, params, spec, series)
+        down, self._columns = settings.modules
+        self._rows = down * settings.interfaces
+        self._per_port = PACKETS // settings.interfaces
+        count = spec.shape[1] // ROWS_A_PACKET  # packets that are sent of a module
+        self._first = (PACKETS - count) // 2
+        self._count = count
+        # By row and column: place of the module's first packet, were all of its packets sent.
+        row, column = np.indices((self._rows, self._columns))
+        module = row // settings.interfaces * self._columns + column
+        self._half = row % settings.interfaces * self._per_port - self._first
+        self._base = module * count + self._half
+
+    @property
+    def keeps_partial(self) -> bool:
+        """Whether frames that miss packets are processed and saved all the same."""
+        return self.params.partial_frames == "process"
+
+    def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located:
+        """Return where packets belong; see ``PacketSource.locate``."""
+        header = packets.view(PACKET)[:, 0]["header"]
+        frames = (header["frame"] - np.uint64(self.series)).view(np.int64)
+        frames = np.maximum(frames, STRANGE)
+        row, column, packet = header["row"], header["column"], header["packet"]
+        valid = (sizes == PACKET.itemsize) & (header["type"] == JUNGFRAU) & (header["version"] == VERSION)
+        valid &= (row < self._rows) & (column < self._columns) & (packet < self._per_port)
+        if not valid.all():
+            row, column = np.where(valid, row, 0), np.where(valid, column, 0)
+        within = self._half[row, column] + packet.astype(np.int64)  # packets from the first that is read out
+        valid &= (within >= 0) & (within < self._count)
+        if valid.all():
+            return Located(frames, self._base[row, column] + packet)
+        frames = np.where(valid, frames, REFUSED)
+        first = int(np.flatnonzero(~valid)[0])
+        return Located(frames, self._base[row, column] + packet, self._refusal(header[first], int(sizes[first])))
+
+    def _refusal(self, header: np.void, size: int) -> str:
+        """Return what is wrong with a packet."""
+        if size != PACKET.itemsize:
+            return f"it has {size} bytes, expected {PACKET.itemsize}"
+        if (got := (int(header["type"]), int(header["version"]))) != (JUNGFRAU, VERSION):
+            return f"it is of detector type {got[0]}, version {got[1]}, expected {JUNGFRAU} and {VERSION}"
+        row, column = int(header["row"]), int(header["column"])
+        if row >= self._rows or column >= self._columns:
+            return f"it is of row {row}, column {column}, expected less than {self._rows} and {self._columns}"
+        return f"it is packet {int(header['packet'])} of row {row}, which is not among the {self._count} of a module"

@@ -1,0 +1,148 @@
+"""What the process of a simulated detector is made of: its frames, and the way that they leave it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from ..config import Config, check_endpoint, detector_settings
+from ..errors import ConfigError, PlanError
+from .jungfrau.outlet import CALM, JungfrauOutlet, Network
+from .jungfrau.params import JungfrauSettings
+from .jungfrau.supply import jungfrau_supply, read_out_as
+from .outlet import Outlet, StreamOutlet
+from .protocol import Arm
+from .reader.params import ReaderSettings
+from .reader.supply import read_supply
+from .simulator.params import SimulatorSettings
+from .simulator.supply import LOOK, Look, simulate_supply
+from .supply import Supply
+
+CONTROL_PLACE = "detector.settings.control"  # in the configuration
+
+
+class Player(Protocol):
+    """What a simulated detector is made of."""
+
+    @property
+    def control(self) -> str:
+        """Endpoint of its commands."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Absolute folder of its journals."""
+        ...
+
+    def make_supply(self, unwanted: threading.Event) -> Supply:
+        """Make its frames, until they aren't wanted any more.
+
+        :raises ReceiverError: they can't be made, or aren't wanted.
+        """
+        ...
+
+    def make_outlet(self, supply: Supply) -> Outlet:
+        """Make the way to its receivers."""
+        ...
+
+    def read_out(self, supply: Supply, arm: Arm) -> Supply:
+        """Return its frames as an acquisition has them read out."""
+        ...
+
+
+class StreamPlayer:
+    """Plays detectors whose frames come as messages of ``detectors.stream``.
+
+    :param settings: where it is.
+    :param make: makes its frames.
+    :param receivers: their data endpoints, in the order of ranks.
+    """
+
+    def __init__(
+        self,
+        settings: SimulatorSettings | ReaderSettings,
+        make: Callable[[threading.Event], Supply],
+        receivers: tuple[str, ...],
+    ) -> None:
+        self.control = settings.control
+        self.folder = settings.folder
+        self._patience = settings.send_timeout
+        self._receivers = receivers
+        self._make = make
+
+    def make_supply(self, unwanted: threading.Event) -> Supply:
+        """Make its frames."""
+        return self._make(unwanted)
+
+    def make_outlet(self, supply: Supply) -> Outlet:
+        """Make the way to its receivers."""
+        return StreamOutlet(supply.spec, self._receivers, self._patience)
+
+    def read_out(self, supply: Supply, arm: Arm) -> Supply:
+        """Return its frames, which are always alike.
+
+        :raises PlanError: the series is to be longer than the recording.
+        """
+        if supply.limit and arm.nb_frames > supply.limit:
+            raise PlanError(f"acquisition.nb_frames: got {arm.nb_frames}, the recording has {supply.limit} frames")
+        return supply
+
+
+class JungfrauPlayer:
+    """Plays a Jungfrau.
+
+    :param settings: where and what it is.
+    :param receivers: their data endpoints, in the order of ranks.
+    :param look: what is on its frames.
+    :param network: what happens to packets on their way.
+    """
+
+    def __init__(
+        self, settings: JungfrauSettings, receivers: tuple[str, ...], look: Look = LOOK, network: Network = CALM
+    ) -> None:
+        self.control = settings.control
+        self.folder = settings.folder
+        self._settings = settings
+        self._receivers = receivers
+        self._look = look
+        self._network = network
+
+    def make_supply(self, unwanted: threading.Event) -> Supply:
+        """Make its frames."""
+        return jungfrau_supply(self._settings, self._look, unwanted)
+
+    def make_outlet(self, supply: Supply) -> Outlet:
+        """Make the way to its receivers."""
+        del supply
+        return JungfrauOutlet(self._settings, self._receivers, self._network)
+
+    def read_out(self, supply: Supply, arm: Arm) -> Supply:
+        """Return its frames as an acquisition has them read out."""
+        return read_out_as(self._settings, supply, arm)
+
+
+def make_player(config: Config, look: Look = LOOK, network: Network = CALM) -> Player:
+    """Make the player of the detector that a configuration names.
+
+    :param look: what is on a Jungfrau's frames.
+    :param network: what happens to a Jungfrau's packets.
+    :raises ConfigError: its detector is no simulated one, or its settings are wrong.
+    """
+    receivers = tuple(receiver.data for receiver in config.receivers)
+    match config.detector.plugin:
+        case "simulator":
+            simulator = detector_settings(config, SimulatorSettings)
+            player: Player = StreamPlayer(simulator, partial(simulate_supply, simulator), receivers)
+        case "reader":
+            reader = detector_settings(config, ReaderSettings)
+            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers)
+        case "jungfrau":
+            player = JungfrauPlayer(detector_settings(config, JungfrauSettings), receivers, look, network)
+        case other:
+            raise ConfigError(
+                f"detector.plugin: got {other!r}, expected one that is played: simulator, reader, jungfrau"
+            )
+    check_endpoint(CONTROL_PLACE, player.control, config.insecure)
+    return player

@@ -1,0 +1,185 @@
+"""Frames put together from packets, in ring slots. It does no I/O: packets and times are handed to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lima2_processing.frame import Frame, FrameIdx, FrameSpec
+
+from ..source import REFUSED, STRANGE, PacketSource
+from .ring import FrameRing, Slot
+
+OPEN_FRAMES = 4  # that wait for packets at once: an older one is overtaken
+PATIENCE = 0.5  # seconds after its last packet that a frame waits for more
+MISSING = 0xFF  # every byte of pixels that did not come: PSI's receiver fills them like this, too
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A frame that gets no more packets.
+
+    :param index: of the frame.
+    :param timestamp: when its first packet came.
+    :param flaw: what is missing; empty: it is complete.
+    :param frame: its pixels, in the slot; None: the ring had no room for them.
+    """
+
+    index: FrameIdx
+    timestamp: float
+    flaw: str = ""
+    frame: Frame | None = None
+    slot: Slot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """What became of packets that are not this acquisition's.
+
+    :param others: which of them (n,) may be another acquisition's, bool.
+    :param refused: how many are against the protocol.
+    :param refusal: what is wrong with the first of those.
+    """
+
+    others: NDArray[np.bool_]
+    refused: int
+    refusal: str
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A frame that gets packets.
+
+    :param pixels: (packets, bytes) of its slot; None: there was no room.
+    :param came: which packets did (packets,).
+    :param touched: when the last one did, monotonic seconds.
+    """
+
+    began: float
+    slot: Slot | None
+    pixels: NDArray[np.uint8] | None
+    came: NDArray[np.bool_]
+    missing: int
+    touched: float
+
+
+class Assembler:
+    """The frames of one acquisition that are being put together.
+
+    Frames come out in the order of their numbers. One is closed when it is complete; when ``OPEN_FRAMES`` later ones
+    have begun; or when no packet has come for it for ``PATIENCE`` seconds. Packets of a closed frame are late.
+
+    :param source: knows where packets belong.
+    :param ring: whose slots the frames are put together in.
+    :param nb_frames: of the acquisition; packets of later ones are not its own. 0: any number.
+    """
+
+    def __init__(self, source: PacketSource, ring: FrameRing, nb_frames: int) -> None:
+        self.late = 0  # packets that came for a closed frame, or again
+        self._source = source
+        self._ring = ring
+        self._most = nb_frames
+        self._n_packets = source.spec.nbytes // source.payload_bytes
+        self._open: dict[int, _Open] = {}
+        self._closed = -1  # the last frame that was
+
+    @property
+    def spec(self) -> FrameSpec:
+        """What the frames look like."""
+        return self._source.spec
+
+    @property
+    def keeps_partial(self) -> bool:
+        """Whether frames that miss packets are wanted all the same."""
+        return self._source.keeps_partial
+
+    def place(
+        self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32], now: float
+    ) -> tuple[list[Assembled], Strangers]:
+        """Put packets where they belong.
+
+        :param packets: (n, bytes), as they came.
+        :param sizes: (n,) of the datagrams.
+        :param now: monotonic seconds.
+        :returns: the frames that are closed by that, and what of the packets is not this acquisition's.
+        """
+        located = self._source.locate(packets, sizes)
+        frames = located.frames
+        if self._most:
+            frames = np.where(frames >= self._most, STRANGE, frames)
+        payload = packets[:, self._source.header_bytes :]
+        closed: list[Assembled] = []
+        first = int(frames[0])
+        if first >= 0 and (frames == first).all():  # most often: no need to pick
+            closed += self._fill(first, located.places, payload, now)
+        else:
+            for index in np.unique(frames[frames >= 0]).tolist():
+                picked = np.flatnonzero(frames == index)
+                closed += self._fill(index, located.places[picked], payload[picked], now)
+        return closed, Strangers(frames == STRANGE, int(np.count_nonzero(frames == REFUSED)), located.refusal)
+
+    def expire(self, now: float) -> list[Assembled]:
+        """Close the frames whose time is over, and return them."""
+        over = [index for index, frame in self._open.items() if now - frame.touched > PATIENCE]
+        return list(self._close_up_to(max(over))) if over else []
+
+    def release(self) -> None:
+        """Give the slots of all open frames back; nothing follows."""
+        for frame in self._open.values():
+            if frame.slot is not None:
+                self._ring.give(frame.slot)
+        self._open.clear()
+
+    def _fill(
+        self, index: int, places: NDArray[np.intp], payload: NDArray[np.uint8], now: float
+    ) -> Iterator[Assembled]:
+        """Put packets of one frame into its slot."""
+        if index <= self._closed:
+            self.late += len(places)
+            return
+        frame = self._open.get(index)
+        if frame is None:
+            frame = self._open[index] = self._begin(now)
+        if frame.pixels is not None:
+            frame.pixels[places] = payload
+        frame.came[places] = True
+        missing = self._n_packets - int(np.count_nonzero(frame.came))
+        self.late += len(places) - (frame.missing - missing)
+        frame.missing, frame.touched = missing, now
+        if len(self._open) > OPEN_FRAMES:
+            yield from self._close_up_to(sorted(self._open)[-OPEN_FRAMES - 1])
+        while self._open and self._open[oldest := min(self._open)].missing == 0:
+            yield self._close(oldest)
+
+    def _begin(self, now: float) -> _Open:
+        slot = self._ring.take(0)
+        pixels = None
+        if slot is not None:
+            pixels = slot.memory[: self._source.spec.nbytes].reshape(self._n_packets, self._source.payload_bytes)
+        came = np.zeros(self._n_packets, bool)
+        return _Open(time.time(), slot, pixels, came, self._n_packets, now)
+
+    def _close_up_to(self, index: int) -> Iterator[Assembled]:
+        for each in sorted(each for each in self._open if each <= index):
+            yield self._close(each)
+
+    def _close(self, index: int) -> Assembled:
+        self._closed = index
+        frame = self._open.pop(index)
+        if frame.slot is None or frame.pixels is None:
+            return Assembled(FrameIdx(index), frame.began, "there was no room in the ring")
+        spec = self._source.spec
+        modules, flaw = spec.all_modules, ""
+        if frame.missing:
+            frame.pixels[~frame.came] = MISSING
+            whole = frame.came.reshape(spec.n_modules, -1).all(axis=1)
+            modules = sum(1 << int(module) for module in np.flatnonzero(whole))
+            flaw = f"{frame.missing} of {self._n_packets} packets are missing"
+        data = frame.slot.memory[: spec.nbytes].view(spec.dtype).reshape(spec.shape)
+        return Assembled(
+            FrameIdx(index), frame.began, flaw, Frame(FrameIdx(index), data, modules, frame.began), frame.slot
+        )
