@@ -91,6 +91,18 @@ class Located:
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where packets belong that all are of one frame and follow each other: what most often comes.
+
+    :param frame: index of the frame in the acquisition; ``STRANGE``: it is another acquisition's.
+    :param first: place of the first packet's pixels; see ``Located``.
+    """
+
+    frame: int
+    first: int
+
+
 class PacketSource(ABC, Generic[S, P]):
     """The parser of one acquisition's packets on one receiver, for detectors whose frames come in many datagrams.
 
@@ -117,7 +129,7 @@ class PacketSource(ABC, Generic[S, P]):
         return False
 
     @abstractmethod
-    def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located:
+    def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located | Run:
         """Return where packets belong, from their headers alone. Any bytes may come; none raise an error.
 
         :param packets: (n, header and payload bytes), as they came.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
-from ..source import REFUSED, STRANGE, PacketSource
+from ..source import REFUSED, STRANGE, PacketSource, Run
 from .ring import FrameRing, Slot
 
 OPEN_FRAMES = 4  # that wait for packets at once: an older one is overtaken
@@ -40,14 +40,17 @@ class Assembled:
 class Strangers:
     """What became of packets that are not this acquisition's.
 
-    :param others: which of them (n,) may be another acquisition's, bool.
+    :param others: which of them (n,) may be another acquisition's, bool; of length 0: none.
     :param refused: how many are against the protocol.
     :param refusal: what is wrong with the first of those.
     """
 
     others: NDArray[np.bool_]
-    refused: int
-    refusal: str
+    refused: int = 0
+    refusal: str = ""
+
+
+NO_STRANGERS = Strangers(np.zeros(0, bool))
 
 
 @dataclass(slots=True, eq=False)
@@ -108,18 +111,19 @@ class Assembler:
         :returns: the frames that are closed by that, and what of the packets is not this acquisition's.
         """
         located = self._source.locate(packets, sizes)
+        payload = packets[:, self._source.header_bytes :]
+        if isinstance(located, Run):
+            if located.frame < 0 or 0 < self._most <= located.frame:
+                return [], Strangers(np.ones(len(packets), bool))
+            places = slice(located.first, located.first + len(packets))
+            return list(self._fill(located.frame, places, payload, now)), NO_STRANGERS
         frames = located.frames
         if self._most:
             frames = np.where(frames >= self._most, STRANGE, frames)
-        payload = packets[:, self._source.header_bytes :]
         closed: list[Assembled] = []
-        first = int(frames[0])
-        if first >= 0 and (frames == first).all():  # most often: no need to pick
-            closed += self._fill(first, located.places, payload, now)
-        else:
-            for index in np.unique(frames[frames >= 0]).tolist():
-                picked = np.flatnonzero(frames == index)
-                closed += self._fill(index, located.places[picked], payload[picked], now)
+        for index in np.unique(frames[frames >= 0]).tolist():
+            picked = np.flatnonzero(frames == index)
+            closed += self._fill(index, located.places[picked], payload[picked], now)
         return closed, Strangers(frames == STRANGE, int(np.count_nonzero(frames == REFUSED)), located.refusal)
 
     def expire(self, now: float) -> list[Assembled]:
@@ -135,11 +139,11 @@ class Assembler:
         self._open.clear()
 
     def _fill(
-        self, index: int, places: NDArray[np.intp], payload: NDArray[np.uint8], now: float
+        self, index: int, places: NDArray[np.intp] | slice, payload: NDArray[np.uint8], now: float
     ) -> Iterator[Assembled]:
         """Put packets of one frame into its slot."""
         if index <= self._closed:
-            self.late += len(places)
+            self.late += len(payload)
             return
         frame = self._open.get(index)
         if frame is None:
@@ -148,7 +152,7 @@ class Assembler:
             frame.pixels[places] = payload
         frame.came[places] = True
         missing = self._n_packets - int(np.count_nonzero(frame.came))
-        self.late += len(places) - (frame.missing - missing)
+        self.late += len(payload) - (frame.missing - missing)
         frame.missing, frame.touched = missing, now
         if len(self._open) > OPEN_FRAMES:
             yield from self._close_up_to(sorted(self._open)[-OPEN_FRAMES - 1])

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # datagrams that one call takes at most: half a megabyte of Jungfrau's, which a cache still holds
+BATCH = 128  # datagrams that one call takes at most: a megabyte of Jungfrau's, which a cache still holds
 _SO_RCVBUFFORCE = 33  # of asm-generic/socket.h; for the superuser, beyond the system's limit
 _SO_MEMINFO = 55  # of asm-generic/socket.h: nine u32 of linux/sock_diag.h
 _DROPS = 8  # which of them

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameSpec
 
-from ...source import REFUSED, STRANGE, Located, PacketSource
+from ...source import REFUSED, STRANGE, Located, PacketSource, Run
 from .packets import HEADER, JUNGFRAU, PACKET, PACKETS, PIXELS_BYTES, ROWS_A_PACKET, VERSION
 from .params import JungfrauParams, JungfrauSettings
+
+# Of a header's six 64-bit words, the bits that tell where a packet belongs.
+_MASK = np.array([2**64 - 1, 0xFFFFFFFF << 32, 0, 0, 0xFFFFFFFF << 16, 0xFFFF << 48], "<u8")
+_PLACE = 0xFFFFFFFF << 16  # row and column, of the fifth word
 
 
 class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
@@ -35,14 +41,53 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         module = row // settings.interfaces * self._columns + column
         self._half = row % settings.interfaces * self._per_port - self._first
         self._base = module * count + self._half
+        self._expected = {self._key(at): self._headers(at) for at in product(range(self._rows), range(self._columns))}
+        self._sizes = np.full(PACKETS, PACKET.itemsize, np.uint32).tobytes()
 
     @property
     def keeps_partial(self) -> bool:
         """Whether frames that miss packets are processed and saved all the same."""
         return self.params.partial_frames == "process"
 
-    def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located:
+    def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located | Run:
         """Return where packets belong; see ``PacketSource.locate``."""
+        return self._locate_run(packets, sizes) or self._locate_each(packets, sizes)
+
+    def _locate_run(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Run | None:
+        """Return where packets belong if they are of one frame and in order; None: they aren't.
+
+        It compares the headers with those that would follow the first, which is several times faster than looking into
+        each.
+        """
+        words = np.ascontiguousarray(packets[:, : HEADER.itemsize]).view("<u8")
+        number, packet, place = words[0, 0], int(words[0, 1]) >> 32, int(words[0, 4]) & _PLACE
+        if (expected := self._expected.get(place)) is None:
+            return None
+        words &= _MASK
+        words[:, 0] -= number
+        base, lowest, headers = expected
+        at = HEADER.itemsize * (packet - lowest)
+        if at < 0 or words.tobytes() != headers[at : at + HEADER.itemsize * len(words)]:
+            return None
+        if sizes.tobytes() != self._sizes[: 4 * len(words)]:
+            return None
+        index = (int(number) - self.series) % 2**64
+        return Run(index if index < 2**63 else STRANGE, base + packet)
+
+    def _key(self, at: tuple[int, int]) -> int:
+        """Return row and column as they are in a header's fifth word."""
+        return at[0] << 16 | at[1] << 32
+
+    def _headers(self, at: tuple[int, int]) -> tuple[int, int, bytes]:
+        """Return the place of packet 0 of a port, the first packet that is read out, and the masked headers of all."""
+        lowest = max(0, -int(self._half[at]))
+        highest = min(self._per_port, self._count - int(self._half[at]))
+        headers = np.zeros(max(0, highest - lowest), HEADER)
+        headers["packet"] = np.arange(lowest, highest)
+        headers["row"], headers["column"], headers["type"], headers["version"] = *at, JUNGFRAU, VERSION
+        return int(self._base[at]), lowest, headers.tobytes()
+
+    def _locate_each(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located:
         header = packets.view(PACKET)[:, 0]["header"]
         frames = (header["frame"] - np.uint64(self.series)).view(np.int64)
         frames = np.maximum(frames, STRANGE)

@@ -4,6 +4,8 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lima2_receivers.detectors.jungfrau.packets import HEADER, packets_of
 from lima2_receivers.detectors.jungfrau.params import JungfrauParams, JungfrauSettings, frame_spec
@@ -86,8 +88,13 @@ def locate(source, **fields):
     header = np.zeros((), HEADER)
     for name, value in {"type": 3, "version": 2, **fields}.items():
         header[name] = value
-    located = source.locate(*_arrays([header.tobytes() + bytes(8192)], 8240))
-    return int(located.frames[0]), int(located.places[0]), located.refusal
+    packets, sizes = _arrays([header.tobytes() + bytes(8192)], 8240)
+    each = source._locate_each(packets, sizes)
+    if run := source._locate_run(packets, sizes):
+        assert (run.frame, run.first, each.refusal) == (each.frames[0], each.places[0], "")
+    else:
+        assert each.refusal  # a single packet is a run, unless something is wrong
+    return int(each.frames[0]), int(each.places[0]), each.refusal
 
 
 def source(modules=(1, 1), interfaces=1, read_rows=512, series=0):
@@ -155,3 +162,22 @@ def test_frames_are_counted_from_the_series():
 def test_more_than_eight_modules_are_refused():
     with pytest.raises(ValueError, match="got 9, expected 8"):
         settings((3, 3))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, high) for high in (3, 4, 3, 140)]), min_size=1, max_size=40), st.booleans())
+def test_runs_are_what_looking_at_each_packet_finds(fields, in_order):
+    """Rows, columns and numbers of packets by chance, in order and not, also such as there are none."""
+    where = source((2, 2), 2, 256, series=2)
+    headers = np.zeros(len(fields), HEADER)
+    headers["type"], headers["version"] = 3, 2
+    for header, (row, frame, column, packet) in zip(headers, fields, strict=True):
+        header["row"], header["frame"], header["column"], header["packet"] = row, frame, column, packet
+    if in_order:
+        headers[:] = headers[0]
+        headers["packet"] += np.arange(len(headers), dtype=np.uint32)
+    packets, sizes = _arrays([header.tobytes() + bytes(8192) for header in headers], 8240)
+    each, run = where._locate_each(packets, sizes), where._locate_run(packets, sizes)
+    follow = not each.refusal and len(set(each.frames)) == 1 and (np.diff(each.places) == 1).all()
+    if run is not None:
+        assert follow
+        assert (run.frame, run.first) == (each.frames[0], each.places[0])
