@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from .packing import PackedImage
+from .plan import FileExistsPolicy
 
 P = TypeVar("P", bound=msgspec.Struct)
 S = TypeVar("S", bound=msgspec.Struct)
@@ -83,12 +85,12 @@ class Located:
         acquisition's, ``REFUSED``: it is not what the protocol allows.
     :param places: (n,) where in its frame a packet's pixels go, in packets from the frame's beginning; of no meaning
         where there is no frame.
-    :param refusal: what is wrong with the first packet that is refused; empty where none is.
+    :param refusals: how many packets are refused, by what is wrong with them.
     """
 
     frames: NDArray[np.int64]
     places: NDArray[np.intp]
-    refusal: str = ""
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,47 @@ class Run:
 
     frame: int
     first: int
+
+
+@dataclass(frozen=True, slots=True)
+class FramePackets:
+    """The packets of a frame, as they came.
+
+    :param data: pixels, as the FrameSpec says.
+    :param came: which packets did (packets,), in the order of the pixels.
+    :param headers: of the first packet that came of each module (modules, bytes); zeros where none did.
+    """
+
+    index: FrameIdx
+    data: NDArray[np.generic]
+    came: NDArray[np.bool_]
+    headers: NDArray[np.uint8]
+
+
+class PacketFiles(Protocol):
+    """Files of packets as they came, in a format of the detector's maker. Made empty; used by one thread at a time."""
+
+    def write(self, packets: FramePackets) -> None:
+        """Append a frame.
+
+        :raises SavingError: it can't be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish the files. Idempotent.
+
+        :raises SavingError: they can't be written.
+        """
+        ...
+
+    def keep(self) -> None:
+        """Let them stay, and those that they replaced go. Idempotent."""
+        ...
+
+    def discard(self) -> None:
+        """Remove them, and put back those that they were to replace. Idempotent."""
+        ...
 
 
 class PacketSource(ABC, Generic[S, P]):
@@ -127,6 +170,19 @@ class PacketSource(ABC, Generic[S, P]):
     def keeps_partial(self) -> bool:
         """Whether frames that miss packets are processed and saved all the same."""
         return False
+
+    def file_names(self, prefix: str, rank: int) -> tuple[str, ...]:
+        """Return the names of the files that packets are saved in on a receiver; none: they aren't."""
+        del prefix, rank
+        return ()
+
+    def make_files(self, folder: Path, prefix: str, rank: int, policy: FileExistsPolicy) -> PacketFiles | None:
+        """Make these files, empty; None: there are none.
+
+        :raises SavingError: they can't be made; none is left behind.
+        """
+        del folder, prefix, rank, policy
+        return None
 
     @abstractmethod
     def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located | Run:

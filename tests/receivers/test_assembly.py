@@ -27,7 +27,8 @@ class Source:
     def locate(self, packets, sizes):
         frames = packets[:, 0].astype(np.int64)
         frames = np.where(frames >= 128, REFUSED, np.where(frames >= 100, STRANGE, frames))
-        return Located(frames, packets[:, 1].astype(np.intp), "refused" if (frames == REFUSED).any() else "")
+        refused = int((frames == REFUSED).sum())
+        return Located(frames, packets[:, 1].astype(np.intp), {"refused": refused} if refused else {})
 
 
 def packet(frame, place):
@@ -122,7 +123,7 @@ def test_frames_beyond_the_last_are_strangers():
     bench = Bench(nb_frames=2)
     strangers = bench.put(whole(1) + whole(2) + [packet(100, 0), packet(200, 0)])
     assert strangers.others.tolist() == [False] * 4 + [True] * 5 + [False]
-    assert (strangers.refused, strangers.refusal) == (1, "refused")
+    assert strangers.refusals == {"refused": 1}
 
 
 def test_open_frames_give_their_slots_back():

@@ -30,7 +30,7 @@ class Taker:
             raise RuntimeError("a bug")
         own, wrong = packets[:, 0] == self.letter, packets[:, 0] == ord("?")
         self.taken += [row.tobytes()[:size] for row, size in zip(packets[own], sizes[own], strict=True)]
-        return Strangers(~own & ~wrong, int(wrong.sum()), "it asks" if wrong.any() else "")
+        return Strangers(~own & ~wrong, {"it asks": int(wrong.sum())} if wrong.any() else {})
 
     def expire(self):
         self.expired += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import zlib
 
+import aare
 import msgspec
 import numpy as np
 import pytest
@@ -116,6 +117,28 @@ async def test_frames_that_miss_packets_are_lost_and_say_how_many(make_jungfrau,
         reason = f"incomplete: {missing} of {PACKETS} packets are missing"
         assert state.reasons[reason] == partial.count(missing)
     assert same_as_sent(site, whole) == whole
+
+
+async def test_packets_are_saved_as_they_came_beside_the_frames(make_jungfrau, helpers):
+    """Also those of incomplete frames, which are lost to the rest; PSI's library reads them."""
+    site = make_jungfrau(2, (2, 1), 2, loss=0.03)
+    async with site.running() as client:
+        _, state = await acquire(client, helpers, plan(site, 40, save_packets=True))
+    assert state.reason == ""
+    assert 0 < state.counts.lost < 40
+    sent = read_journal(latest_journal(site.detector)).sent
+    whole = read_rows(site.data / "run_master.h5", DATA)
+    found = {}
+    for rank in range(2):
+        with aare.RawFile(site.data / f"run_{rank}_master_0.json") as file:
+            for _ in range(file.total_frames):
+                header, image = file.read_frame()
+                found[int(header["frameNumber"].max()) - 1] = image.reshape(2, ROWS, 1024), header["packetNumber"].sum()
+    assert sorted(found) == [frame.index for frame in sent if frame.missing < 2 * PACKETS]
+    for frame in sent:
+        image, n_packets = found[frame.index]
+        assert n_packets == 2 * PACKETS - frame.missing
+        assert frame.missing or (image == whole[frame.index]).all()
 
 
 async def test_partial_frames_are_saved_where_they_are_wanted(make_jungfrau, helpers):

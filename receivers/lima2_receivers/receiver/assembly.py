@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
-from ..source import REFUSED, STRANGE, PacketSource, Run
+from ..source import STRANGE, PacketSource, Run
 from .ring import FrameRing, Slot
 
 OPEN_FRAMES = 4  # that wait for packets at once: an older one is overtaken
@@ -25,12 +25,16 @@ class Assembled:
 
     :param index: of the frame.
     :param timestamp: when its first packet came.
+    :param came: which packets did (packets,).
+    :param headers: of the first packet that came of each module (modules, bytes); zeros where none did.
     :param flaw: what is missing; empty: it is complete.
     :param frame: its pixels, in the slot; None: the ring had no room for them.
     """
 
     index: FrameIdx
     timestamp: float
+    came: NDArray[np.bool_]
+    headers: NDArray[np.uint8]
     flaw: str = ""
     frame: Frame | None = None
     slot: Slot | None = None
@@ -41,13 +45,11 @@ class Strangers:
     """What became of packets that are not this acquisition's.
 
     :param others: which of them (n,) may be another acquisition's, bool; of length 0: none.
-    :param refused: how many are against the protocol.
-    :param refusal: what is wrong with the first of those.
+    :param refusals: how many are against the protocol, by what is wrong with them.
     """
 
     others: NDArray[np.bool_]
-    refused: int = 0
-    refusal: str = ""
+    refusals: Mapping[str, int] = field(default_factory=dict)
 
 
 NO_STRANGERS = Strangers(np.zeros(0, bool))
@@ -66,6 +68,7 @@ class _Open:
     slot: Slot | None
     pixels: NDArray[np.uint8] | None
     came: NDArray[np.bool_]
+    headers: NDArray[np.uint8]
     missing: int
     touched: float
 
@@ -111,20 +114,19 @@ class Assembler:
         :returns: the frames that are closed by that, and what of the packets is not this acquisition's.
         """
         located = self._source.locate(packets, sizes)
-        payload = packets[:, self._source.header_bytes :]
         if isinstance(located, Run):
             if located.frame < 0 or 0 < self._most <= located.frame:
                 return [], Strangers(np.ones(len(packets), bool))
             places = slice(located.first, located.first + len(packets))
-            return list(self._fill(located.frame, places, payload, now)), NO_STRANGERS
+            return list(self._fill(located.frame, places, packets, now)), NO_STRANGERS
         frames = located.frames
         if self._most:
             frames = np.where(frames >= self._most, STRANGE, frames)
         closed: list[Assembled] = []
         for index in np.unique(frames[frames >= 0]).tolist():
             picked = np.flatnonzero(frames == index)
-            closed += self._fill(index, located.places[picked], payload[picked], now)
-        return closed, Strangers(frames == STRANGE, int(np.count_nonzero(frames == REFUSED)), located.refusal)
+            closed += self._fill(index, located.places[picked], packets[picked], now)
+        return closed, Strangers(frames == STRANGE, located.refusals)
 
     def expire(self, now: float) -> list[Assembled]:
         """Close the frames whose time is over, and return them."""
@@ -139,25 +141,37 @@ class Assembler:
         self._open.clear()
 
     def _fill(
-        self, index: int, places: NDArray[np.intp] | slice, payload: NDArray[np.uint8], now: float
+        self, index: int, places: NDArray[np.intp] | slice, packets: NDArray[np.uint8], now: float
     ) -> Iterator[Assembled]:
         """Put packets of one frame into its slot."""
         if index <= self._closed:
-            self.late += len(payload)
+            self.late += len(packets)
             return
         frame = self._open.get(index)
         if frame is None:
             frame = self._open[index] = self._begin(now)
         if frame.pixels is not None:
-            frame.pixels[places] = payload
+            frame.pixels[places] = packets[:, self._source.header_bytes :]
+        self._note_headers(frame, places, packets)
         frame.came[places] = True
         missing = self._n_packets - int(np.count_nonzero(frame.came))
-        self.late += len(payload) - (frame.missing - missing)
+        self.late += len(packets) - (frame.missing - missing)
         frame.missing, frame.touched = missing, now
         if len(self._open) > OPEN_FRAMES:
             yield from self._close_up_to(sorted(self._open)[-OPEN_FRAMES - 1])
         while self._open and self._open[oldest := min(self._open)].missing == 0:
             yield self._close(oldest)
+
+    def _note_headers(self, frame: _Open, places: NDArray[np.intp] | slice, packets: NDArray[np.uint8]) -> None:
+        """Keep the header of the first packet of each module."""
+        size, each = self._source.header_bytes, self._n_packets // len(frame.headers)
+        if isinstance(places, slice):
+            modules, at = [places.start // each], [0]
+        else:
+            modules, at = (found.tolist() for found in np.unique(places // each, return_index=True))
+        for module, packet in zip(modules, at, strict=True):
+            if not frame.came[module * each : (module + 1) * each].any():
+                frame.headers[module] = packets[packet, :size]
 
     def _begin(self, now: float) -> _Open:
         slot = self._ring.take(0)
@@ -165,7 +179,8 @@ class Assembler:
         if slot is not None:
             pixels = slot.memory[: self._source.spec.nbytes].reshape(self._n_packets, self._source.payload_bytes)
         came = np.zeros(self._n_packets, bool)
-        return _Open(time.time(), slot, pixels, came, self._n_packets, now)
+        headers = np.zeros((self._source.spec.n_modules, self._source.header_bytes), np.uint8)
+        return _Open(time.time(), slot, pixels, came, headers, self._n_packets, now)
 
     def _close_up_to(self, index: int) -> Iterator[Assembled]:
         for each in sorted(each for each in self._open if each <= index):
@@ -175,7 +190,8 @@ class Assembler:
         self._closed = index
         frame = self._open.pop(index)
         if frame.slot is None or frame.pixels is None:
-            return Assembled(FrameIdx(index), frame.began, "there was no room in the ring")
+            flaw = "there was no room in the ring"
+            return Assembled(FrameIdx(index), frame.began, frame.came, frame.headers, flaw)
         spec = self._source.spec
         modules, flaw = spec.all_modules, ""
         if frame.missing:
@@ -184,6 +200,5 @@ class Assembler:
             modules = sum(1 << int(module) for module in np.flatnonzero(whole))
             flaw = f"{frame.missing} of {self._n_packets} packets are missing"
         data = frame.slot.memory[: spec.nbytes].view(spec.dtype).reshape(spec.shape)
-        return Assembled(
-            FrameIdx(index), frame.began, flaw, Frame(FrameIdx(index), data, modules, frame.began), frame.slot
-        )
+        found = Frame(FrameIdx(index), data, modules, frame.began)
+        return Assembled(FrameIdx(index), frame.began, frame.came, frame.headers, flaw, found, frame.slot)

@@ -37,6 +37,7 @@ from ..topology import RoundRobin
 from ..transport.requests import Responder
 from .datagrams import DatagramIntake
 from .intake import Intake
+from .packets import Packets
 from .ring import FrameRing
 from .share import Share
 from .shares import ShareMaker
@@ -72,17 +73,20 @@ class ReceiverDaemon:
         plugin = DETECTORS.get(self._config.detector.plugin)
         endpoint = self._config.receivers[self._rank].data
 
-        def takers() -> Iterable[Share]:
+        def shares() -> Iterable[Share]:
             return reversed(list(self._shares.values()))
 
+        def packets() -> Iterable[Packets]:
+            return [share.packets for share in shares() if share.packets is not None]
+
         if plugin.transport is not Transport.UDP:
-            return Intake(endpoint, place, self._ring, takers, connects=plugin.transport is Transport.ZMQ_CONNECT)
+            return Intake(endpoint, place, self._ring, shares, connects=plugin.transport is Transport.ZMQ_CONNECT)
         settings = detector_settings(self._config, plugin.settings)
         if not isinstance(settings, PacketSettings):
             raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")
         kind = plugin.load_packet_source()
         packet_bytes = kind.header_bytes + kind.payload_bytes
-        return DatagramIntake(endpoint, settings.n_ports, packet_bytes, settings.receive_buffer, place, takers)
+        return DatagramIntake(endpoint, settings.n_ports, packet_bytes, settings.receive_buffer, place, packets)
 
     async def run(self) -> None:
         """Serve until cancelled; then close all files readable."""

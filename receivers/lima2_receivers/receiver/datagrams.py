@@ -125,8 +125,8 @@ class DatagramIntake:
             except Exception as error:  # a bug in one acquisition's source must not end the intake of all
                 self._refuse(len(packets), taker.fail_by(error))
                 continue
-            if found.refused:
-                self._refuse(found.refused, found.refusal)
+            for why, count in found.refusals.items():
+                self._refuse(count, why)
             if not found.others.any():
                 return
             if not found.others.all():

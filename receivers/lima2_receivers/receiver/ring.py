@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,8 @@ class FrameRing:
         start = -block.ctypes.data % PAGE
         self.memory = block[start : start + slots * stride]
         self.memory.fill(0)  # touched now, so that memory does not grow under the first frames
+        self._lock = threading.Lock()
+        self._lent: dict[int, int] = {}  # by number of a slot: how many have it beside the first
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for number in range(slots):
             self._free.put(Slot(number, self.memory[number * stride : number * stride + slot_bytes]))
@@ -54,6 +57,16 @@ class FrameRing:
         except queue.Empty:
             return None
 
+    def lend(self, slot: Slot) -> None:
+        """Let one more have a borrowed slot: it is free when all have given it back."""
+        with self._lock:
+            self._lent[slot.number] = self._lent.get(slot.number, 0) + 1
+
     def give(self, slot: Slot) -> None:
         """Give a slot back. Its memory may be overwritten at once."""
+        with self._lock:
+            if others := self._lent.pop(slot.number, 0):
+                if others > 1:
+                    self._lent[slot.number] = others - 1
+                return
         self._free.put(slot)

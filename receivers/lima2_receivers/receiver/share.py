@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from lima2_processing.errors import ProcessingError
 from lima2_processing.failover import Failover
@@ -38,13 +38,15 @@ from ..ledger import FrameStatus
 from ..messages import Progress
 from ..plan import RAW_STREAM
 from ..saving.part import EncodedRow, PartFiles
-from ..source import PackedFrame, SeriesEnd, Source, Stranger
+from ..source import PackedFrame, PacketSource, SeriesEnd, Source, Stranger
 from ..topology import Topology
-from .assembly import Assembled, Assembler, Strangers
 from .book import Book, Fate
 from .ring import FrameRing, Slot
 from .scribe import Missing, Saving, SavingWindow, Scribe
 from .unpacking import Ready, Taken, Unpacker
+
+if TYPE_CHECKING:
+    from .packets import Packets
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class Share:
     :param acquisition: its state machine.
     :param rank: of this receiver.
     :param topology: which frames are this receiver's.
-    :param source: parses the data stream, or puts frames together from packets.
+    :param source: parses the data stream.
     :param pipeline: None: frames are saved as they came.
     :param outputs: all outputs, the raw frame's included.
     :param files: open, empty part files.
@@ -74,7 +76,7 @@ class Share:
         acquisition: Acquisition,
         rank: ReceiverIdx,
         topology: Topology,
-        source: Source[msgspec.Struct] | Assembler,
+        source: Source[msgspec.Struct] | PacketSource,
         pipeline: Failover | None,
         outputs: Sequence[Output],
         files: PartFiles,
@@ -85,6 +87,7 @@ class Share:
         drain_timeout: float,
     ) -> None:
         self.acquisition = acquisition
+        self.packets: Packets | None = None  # of a detector that sends packets: what puts its frames together
         self._rank = rank
         self._topology = topology
         self._source = source
@@ -95,7 +98,6 @@ class Share:
         self._batch = batch
         self._drain_timeout = drain_timeout
         self._lock = threading.Lock()  # of the state machine, and of the way into the pipeline
-        self._assembling = threading.Lock()  # of the assembler; taken before the other
         self._closing = False
         self._flaws: dict[int, str] = {}  # of frames that miss packets and are saved all the same
         self._asked = time.monotonic()
@@ -118,32 +120,9 @@ class Share:
 
     def parse(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
         """Parse a message of the data stream."""
-        if isinstance(self._source, Assembler):
+        if isinstance(self._source, PacketSource):
             raise ProtocolError("got a message, expected packets")
         return self._source.receive(message)
-
-    def place(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Strangers:
-        """Take packets of the data stream; see ``Assembler.place``."""
-        if not isinstance(self._source, Assembler):
-            raise ProtocolError("got packets, expected messages")
-        with self._assembling:
-            closed, strangers = self._source.place(packets, sizes, time.monotonic())
-            self._take(closed)
-        return strangers
-
-    def expire(self) -> None:
-        """Close the frames whose packets did not come in time."""
-        if isinstance(self._source, Assembler):
-            with self._assembling:
-                self._take(self._source.expire(time.monotonic()))
-
-    def _take(self, closed: Sequence[Assembled]) -> None:
-        """Take frames that were put together, and give the slots back of those that aren't wanted."""
-        for each in closed:
-            if each.frame is None or each.slot is None:
-                self._claim(each.index, each.timestamp, each.flaw)
-            elif not self.accept(each.frame, each.slot, each.flaw):
-                self._ring.give(each.slot)
 
     def accept(self, frame: Frame | PackedFrame, slot: Slot, flaw: str = "") -> bool:
         """Take a frame and its slot; False: it is not wanted: a duplicate, a straggler, another receiver's, incomplete.
@@ -152,8 +131,8 @@ class Share:
         """
         if isinstance(frame, Frame) and not flaw and frame.modules != self._source.spec.all_modules:
             flaw = "modules are missing"
-        kept = flaw and isinstance(self._source, Assembler) and self._source.keeps_partial
-        row = self._claim(frame.index, frame.timestamp, "" if kept else flaw and f"incomplete: {flaw}")
+        kept = flaw and isinstance(self._source, PacketSource) and self._source.keeps_partial
+        row = self.claim(frame.index, frame.timestamp, "" if kept else flaw and f"incomplete: {flaw}")
         if row is None:
             return False
         if kept:
@@ -163,7 +142,7 @@ class Share:
         self._scribe.hand(Fate(row, FrameStatus.LOST, "arrived while the files were being closed"))
         return False
 
-    def _claim(self, index: FrameIdx, timestamp: float, lost: str) -> LocalIdx | None:
+    def claim(self, index: FrameIdx, timestamp: float, lost: str) -> LocalIdx | None:
         """Take the row of a frame; None: it is not wanted, or its fate is known already.
 
         :param lost: why it is lost; empty: it isn't.
@@ -247,6 +226,8 @@ class Share:
         """Finish what is under way, stop the threads and close the files. Blocks; idempotent."""
         self._finish()
         self._guard(self._files.keep)
+        if self.packets is not None:
+            self._guard(self.packets.keep)
         with self._lock:
             if self.acquisition.state is State.DRAINING:
                 self.acquisition.handle(Event.SETTLED)
@@ -255,12 +236,13 @@ class Share:
         """Stop the threads, remove the files and put back those that they were to replace. Blocks."""
         self._finish()
         self._files.discard()
+        if self.packets is not None:
+            self.packets.discard()
 
     def _finish(self) -> None:
         self._book.close()
-        if isinstance(self._source, Assembler):
-            with self._assembling:
-                self._source.release()
+        if self.packets is not None:
+            self._guard(self.packets.close)
         with self._lock:
             self._closing = True
             self._to_pipeline.put(None)

@@ -24,10 +24,11 @@ from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline
 from ..saving.names import check_files, confine, part_names
 from ..saving.part import PartFiles
-from ..source import Source
+from ..source import PacketSource, Source
 from ..topology import RoundRobin
 from .assembly import Assembler
 from .calibration import load_calibration
+from .packets import Packets
 from .ring import FrameRing
 from .share import WAITING, Share
 
@@ -68,7 +69,6 @@ class ShareMaker:
                 f"got the share of receiver {plan.rank} of {plan.n_receivers}, "
                 f"this is receiver {self._rank} of {len(self._config.receivers)}"
             )
-        decode_params(plan.plan.detector, self._detector.params, "detector")
         saving = plan.plan.saving
         confine(saving.base_path, self._config.saving.roots)
         streams: tuple[str, ...] = (RAW_STREAM,)
@@ -80,8 +80,10 @@ class ShareMaker:
             if name not in streams:
                 raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
         enabled = [stream for stream in streams if saving.stream(stream).enabled]
-        names = part_names(saving.filename_prefix, self._rank, enabled)
-        check_files(Path(saving.base_path), names.values(), saving.file_exists_policy)
+        names = list(part_names(saving.filename_prefix, self._rank, enabled).values())
+        if isinstance(source := self._make_source(plan), PacketSource):
+            names += source.file_names(saving.filename_prefix, self._rank)
+        check_files(Path(saving.base_path), names, saving.file_exists_policy)
         return calibration
 
     def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
@@ -103,6 +105,7 @@ class ShareMaker:
                 undo.callback(pipeline.close)
                 outputs += pipeline.outputs()
                 constants = pipeline.constants()
+            source = self._make_source(plan)
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -117,7 +120,7 @@ class ShareMaker:
                 acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
                 rank=ReceiverIdx(self._rank),
                 topology=RoundRobin(plan.n_receivers),
-                source=self._make_source(plan),
+                source=source,
                 pipeline=pipeline,
                 outputs=outputs,
                 files=files,
@@ -127,6 +130,15 @@ class ShareMaker:
                 flush_period=self._config.saving.flush_period,
                 drain_timeout=self._config.deadlines.drain,
             )
+            if isinstance(source, PacketSource):
+                packet_files = source.make_files(
+                    Path(plan.plan.saving.base_path),
+                    plan.plan.saving.filename_prefix,
+                    self._rank,
+                    plan.plan.saving.file_exists_policy,
+                )
+                assembler = Assembler(source, self._ring, plan.plan.acquisition.nb_frames)
+                share.packets = Packets(share, assembler, self._ring, packet_files)
             share.acquisition.handle(Event.READY)
             share.start()
             undo.pop_all()
@@ -139,13 +151,12 @@ class ShareMaker:
             facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
         )
 
-    def _make_source(self, plan: ReceiverPlan) -> Source[msgspec.Struct] | Assembler:
+    def _make_source(self, plan: ReceiverPlan) -> Source[msgspec.Struct] | PacketSource:
         params = decode_params(plan.plan.detector, self._detector.params, "detector")
         if self._detector.transport is not Transport.UDP:
             return self._detector.load_source()(params, plan.frame_spec, plan.series)
         settings = detector_settings(self._config, self._detector.settings)
-        source = self._detector.load_packet_source()(settings, params, plan.frame_spec, plan.series)
-        return Assembler(source, self._ring, plan.plan.acquisition.nb_frames)
+        return self._detector.load_packet_source()(settings, params, plan.frame_spec, plan.series)
 
     def _metadata(self, acquisition: AcquisitionId) -> dict[str, str]:
         return {

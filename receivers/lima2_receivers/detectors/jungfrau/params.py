@@ -22,10 +22,13 @@ class JungfrauParams(Struct, frozen=True, forbid_unknown_fields=True):
     :param read_rows: rows of each module that are read out, around its middle; fewer allow higher rates.
     :param partial_frames: what happens to frames that miss packets: ``drop`` them, or ``process`` and save them, with
         pixels that read 0xFFFF where they are missing, which counts as broken in every pipeline.
+    :param save_packets: True: packets are also saved as PSI's slsReceiver does, with their headers, and those of
+        incomplete frames, too; see ``raw_files``.
     """
 
     read_rows: Annotated[int, Meta(ge=8, le=ROWS, multiple_of=8)] = ROWS
     partial_frames: Literal["drop", "process"] = "drop"
+    save_packets: bool = False
 
 
 class JungfrauSettings(PacketSettings, frozen=True, forbid_unknown_fields=True):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameSpec
 
+from ...plan import FileExistsPolicy
 from ...source import REFUSED, STRANGE, Located, PacketSource, Run
 from .packets import HEADER, JUNGFRAU, PACKET, PACKETS, PIXELS_BYTES, ROWS_A_PACKET, VERSION
 from .params import JungfrauParams, JungfrauSettings
+from .raw_files import RawFiles, raw_file_names
 
 # Of a header's six 64-bit words, the bits that tell where a packet belongs.
 _MASK = np.array([2**64 - 1, 0xFFFFFFFF << 32, 0, 0, 0xFFFFFFFF << 16, 0xFFFF << 48], "<u8")
@@ -49,6 +53,16 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         """Whether frames that miss packets are processed and saved all the same."""
         return self.params.partial_frames == "process"
 
+    def file_names(self, prefix: str, rank: int) -> tuple[str, ...]:
+        """Return the names of the files that packets are saved in; none: they aren't."""
+        return raw_file_names(prefix, rank, self.spec.n_modules) if self.params.save_packets else ()
+
+    def make_files(self, folder: Path, prefix: str, rank: int, policy: FileExistsPolicy) -> RawFiles | None:
+        """Make these files, empty; None: there are none."""
+        if not self.params.save_packets:
+            return None
+        return RawFiles(folder, prefix, rank, self.spec, self.settings.modules, policy)
+
     def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located | Run:
         """Return where packets belong; see ``PacketSource.locate``."""
         return self._locate_run(packets, sizes) or self._locate_each(packets, sizes)
@@ -59,7 +73,7 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         It compares the headers with those that would follow the first, which is several times faster than looking into
         each.
         """
-        words = np.ascontiguousarray(packets[:, : HEADER.itemsize]).view("<u8")
+        words = packets[:, : HEADER.itemsize].copy().view("<u8")
         number, packet, place = words[0, 0], int(words[0, 1]) >> 32, int(words[0, 4]) & _PLACE
         if (expected := self._expected.get(place)) is None:
             return None
@@ -101,8 +115,9 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         if valid.all():
             return Located(frames, self._base[row, column] + packet)
         frames = np.where(valid, frames, REFUSED)
-        first = int(np.flatnonzero(~valid)[0])
-        return Located(frames, self._base[row, column] + packet, self._refusal(header[first], int(sizes[first])))
+        refused = np.flatnonzero(~valid)
+        refusals = Counter(self._refusal(header[at], int(sizes[at])) for at in refused.tolist())
+        return Located(frames, self._base[row, column] + packet, refusals)
 
     def _refusal(self, header: np.void, size: int) -> str:
         """Return what is wrong with a packet."""
@@ -113,4 +128,4 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         row, column = int(header["row"]), int(header["column"])
         if row >= self._rows or column >= self._columns:
             return f"it is of row {row}, column {column}, expected less than {self._rows} and {self._columns}"
-        return f"it is packet {int(header['packet'])} of row {row}, which is not among the {self._count} of a module"
+        return f"it is packet {int(header['packet'])} of row {row}, expected one of the {self._count} of a module"

@@ -91,10 +91,10 @@ def locate(source, **fields):
     packets, sizes = _arrays([header.tobytes() + bytes(8192)], 8240)
     each = source._locate_each(packets, sizes)
     if run := source._locate_run(packets, sizes):
-        assert (run.frame, run.first, each.refusal) == (each.frames[0], each.places[0], "")
+        assert (run.frame, run.first, each.refusals) == (each.frames[0], each.places[0], {})
     else:
-        assert each.refusal  # a single packet is a run, unless something is wrong
-    return int(each.frames[0]), int(each.places[0]), each.refusal
+        assert each.refusals  # a single packet is a run, unless something is wrong
+    return int(each.frames[0]), int(each.places[0]), "".join(each.refusals)
 
 
 def source(modules=(1, 1), interfaces=1, read_rows=512, series=0):
@@ -134,7 +134,7 @@ def test_fewer_rows_are_the_middle_ones():
     partial = source(read_rows=256)
     assert [locate(partial, packet=packet)[1] for packet in (32, 95)] == [0, 63]
     for packet in (31, 96):
-        assert "which is not among the 64" in locate(partial, packet=packet)[2]
+        assert "expected one of the 64" in locate(partial, packet=packet)[2]
     halves = source(interfaces=2, read_rows=256)
     assert [locate(halves, row=row, packet=packet)[1] for row, packet in ((0, 32), (1, 0), (1, 31))] == [0, 32, 63]
     assert locate(halves, row=0, packet=31)[2]
@@ -177,7 +177,7 @@ def test_runs_are_what_looking_at_each_packet_finds(fields, in_order):
         headers["packet"] += np.arange(len(headers), dtype=np.uint32)
     packets, sizes = _arrays([header.tobytes() + bytes(8192) for header in headers], 8240)
     each, run = where._locate_each(packets, sizes), where._locate_run(packets, sizes)
-    follow = not each.refusal and len(set(each.frames)) == 1 and (np.diff(each.places) == 1).all()
+    follow = not each.refusals and len(set(each.frames)) == 1 and (np.diff(each.places) == 1).all()
     if run is not None:
         assert follow
         assert (run.frame, run.first) == (each.frames[0], each.places[0])
