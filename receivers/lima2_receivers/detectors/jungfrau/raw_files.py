@@ -2,9 +2,9 @@
 
 A file a module, ``PREFIX_RANK_dMODULE_f0_0.raw``, and ``PREFIX_RANK_master_0.json`` which describes them. PSI numbers
 modules column by column. A frame in a file is the header of the first packet that came, with the number of packets that
-did in the place of its number; a mask of 512 bits that says which; and the pixels, of which those that did not come read
-0xFFFF. The layout is that of the slsDetectorPackage's documentation (``Binary File Format``, ``SLS Receiver Header``). A
-module's two interfaces share a file, as if it had one.
+did in the place of its number; a mask of 512 bits that says which; and the pixels, of which those that did not come
+read 0xFFFF. The layout is that of the slsDetectorPackage's documentation (``Binary File Format``, ``SLS Receiver
+Header``). A module's two interfaces share a file, as if it had one.
 """
 
 from __future__ import annotations
