@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import msgspec
 from bluesky.utils import MsgGenerator
 from ophyd_async.core import StandardDetector, TriggerInfo
+
+from lima2_processing.pedestals import PedestalSummary
+from lima2_receivers.detectors.jungfrau.params import Gain
 
 from .detector import Lima2Detector
 
 FLUSH_PERIOD = 0.25
 """Seconds between documents while a fly scan runs."""
+PEDESTAL_SECONDS = 1800.0
+"""Deadline of making pedestals out of frames that are taken."""
 
 
 def lima2_fly(
@@ -59,6 +69,58 @@ def lima2_fly(
         yield from read_ledger(detectors)
 
     yield from inner()
+
+
+def pedestal_scan(
+    detector: Lima2Detector,
+    output: Path,
+    num: int = 1000,
+    *,
+    exposure: float = 1e-5,
+    latency: float = 0.0,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[PedestalSummary]:
+    """Take dark frames in the three gains of a Jungfrau, a run each, and make pedestals of them. Keep it dark.
+
+    Its gain is dynamic afterwards, also where the scan was aborted.
+
+    :param detector: made with ``pipeline=None`` and ``detector_params=JungfrauParams``.
+    :param output: HDF5 file to make, with pedestals, noise and a mask of bad pixels; see ``saving.pedestal``.
+    :param num: frames of each gain.
+    :param exposure: of a frame in seconds; that of the measurements which the pedestals are for.
+    :param latency: see ``lima2_fly``.
+    :param md: metadata of the runs.
+    :raises RuntimeError: the file is there already, or the frames are no raw ones of a Jungfrau.
+    """
+    gain = detector.detector.gain
+    masters: list[Path] = []
+
+    def scan() -> MsgGenerator[None]:
+        for each in Gain:
+            yield from bps.mv(gain, each)
+            metadata = {"pedestal_gain": str(each), **(md or {})}
+            yield from lima2_fly([detector], num, exposure=exposure, latency=latency, md=metadata)
+            masters.append(Path((yield from bps.rd(detector.master_file))))
+
+    yield from bpp.finalize_wrapper(scan(), bps.mv(gain, Gain.DYNAMIC))
+    (made,) = yield from bps.wait_for([lambda: _make_pedestal(masters, output)])
+    return made.result()
+
+
+async def _make_pedestal(masters: Sequence[Path], output: Path) -> PedestalSummary:
+    """Let ``lima2 pedestal`` do it, in a process of its own: it takes a while, and plans read no files."""
+    command = [str(Path(sys.executable).with_name("lima2")), "pedestal", *map(str, masters), str(output), "--json"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+    try:
+        async with asyncio.timeout(PEDESTAL_SECONDS):
+            told, errors = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise RuntimeError(f"lima2 pedestal: {errors.decode(errors='replace').strip()}")
+    return msgspec.json.decode(told, type=PedestalSummary)
 
 
 def read_ledger(detectors: Sequence[StandardDetector]) -> MsgGenerator[None]:

@@ -37,6 +37,8 @@ ROUNDS_OF_ENDURANCE = 7
 class Taker:
     """An acquisition that gives every frame's slot back at once, and counts."""
 
+    n_packets = PACKETS
+
     def __init__(self) -> None:
         settings = JungfrauSettings("ipc:///none", "/none")
         source = JungfrauSource(settings, JungfrauParams(), frame_spec(settings), 0)

@@ -18,8 +18,11 @@ SIZE = 4
 class Taker:
     """Takes packets that begin with its letter; ``?`` is against its protocol."""
 
+    n_packets = 6
+
     def __init__(self, letter: str) -> None:
         self.letter = ord(letter)
+        self.batches: list[int] = []
         self.taken: list[bytes] = []
         self.expired = 0
         self.reasons: list[str] = []
@@ -28,6 +31,7 @@ class Taker:
     def place(self, packets, sizes):
         if self.broken:
             raise RuntimeError("a bug")
+        self.batches.append(len(packets))
         own, wrong = packets[:, 0] == self.letter, packets[:, 0] == ord("?")
         self.taken += [row.tobytes()[:size] for row, size in zip(packets[own], sizes[own], strict=True)]
         return Strangers(~own & ~wrong, {"it asks": int(wrong.sum())} if wrong.any() else {})
@@ -142,3 +146,18 @@ def test_what_the_kernel_dropped_is_told(rig, caplog):
     held.set()
     r.until(lambda: any("the kernel dropped" in record.message for record in caplog.records))
     assert np.all([len(packet) == SIZE for packet in slow.taken])
+
+
+def test_ports_take_turns_frame_by_frame(rig):
+    """Else what one port has of later frames would overtake what waits in another."""
+    held = threading.Event()
+    slow = Taker("A")
+    place = slow.place
+    slow.place = lambda packets, sizes: (held.wait(SECONDS), place(packets, sizes))[1]
+    r = rig(slow, n_ports=2)
+    for number in range(20):
+        r.send(f"A{number}")
+        r.send(f"A{number}", port=1)
+    held.set()
+    r.until(lambda: len(slow.taken) == 40)
+    assert max(slow.batches) <= slow.n_packets // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from lima2_receivers.errors import DetectorError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
 from lima2_receivers.published import AcquisitionState
 
+JUNGFRAU_ROWS = 64  # that are read out of a module, so that frames are small
 FRAME_BYTES = 64 * 128 * 2  # of the tiny simulated detector
 SECONDS = 20.0
 
@@ -190,7 +192,72 @@ def make_site(tmp_path, sockets):
         site.close()
 
 
+def free_ports(count: int) -> int:
+    """The first of so many UDP ports in a row that nobody has."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            first = probe.getsockname()[1]
+        held = []
+        try:
+            for port in range(first, first + count):
+                held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                held[-1].bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        else:
+            return first
+        finally:
+            for each in held:
+                each.close()
+
+
+@pytest.fixture
+def make_jungfrau(make_site):
+    """Make a site whose receivers a simulated Jungfrau sends packets to: ``make_jungfrau(2, loss=0.1)``."""
+
+    def make(n_receivers=1, modules=(1, 1), interfaces=1, **network):
+        site = make_site(n_receivers=n_receivers)
+        n_ports = modules[0] * modules[1] * interfaces
+        first = free_ports(n_ports * n_receivers)
+        _, rest = site.config.read_text().split("[conductor]")
+        for rank in range(n_receivers):
+            rest = rest.replace(f"ipc://{site.sockets}/d{rank}", f"udp://127.0.0.1:{first + rank * n_ports}")
+        slot = JUNGFRAU_ROWS * 1024 * 2 * modules[0] * modules[1]
+        rest = rest.replace(f"slot_bytes = {64 * 128 * 2}", f"slot_bytes = {slot}").replace("slots = 8", "slots = 32")
+        site.config.write_text(
+            f'[detector]\nplugin = "jungfrau"\n[detector.settings]\ncontrol = "ipc://{site.sockets}/sim"\n'
+            f'folder = "{site.detector}"\nmodules = {list(modules)}\ninterfaces = {interfaces}\n'
+            f"receive_buffer = {2**22}\n[conductor]{rest}"
+        )
+        options = [text for name, value in {"frames": 4, **network}.items() for text in (f"--{name}", str(value))]
+        command = site.command
+        played = [str(site.scripts / "lima2"), "simulate", "jungfrau", str(site.config), *options]
+        site.command = lambda name: played if name == "detector" else command(name)
+        return site
+
+    return make
+
+
+def jungfrau_plan(site, nb_frames, mode=TriggerMode.INTERNAL, per_trigger=1, pipeline=None, expo=0.003, **detector):
+    return AcquisitionPlan(
+        saving=SavingParams(str(site.data), "run"),
+        acquisition=AcquisitionParams(nb_frames, expo, 0.0, mode, per_trigger),
+        pipeline=PipelineChoice("smx", msgspec.Raw(msgspec.msgpack.encode(pipeline))) if pipeline is not None else None,
+        detector=msgspec.Raw(msgspec.msgpack.encode({"read_rows": JUNGFRAU_ROWS, **detector})),
+    )
+
+
+def until_logged(site: Site, name: str, text: str) -> None:
+    """Wait until a process has said something."""
+    deadline = time.monotonic() + SECONDS
+    while text not in site.log(name):
+        assert time.monotonic() < deadline, site.log(name)
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def helpers():
     """Functions that test modules share."""
-    return type("Helpers", (), {"new_id": staticmethod(new_id), "until": staticmethod(until)})
+    functions = (new_id, until, until_logged, jungfrau_plan)
+    return type("Helpers", (), {each.__name__: staticmethod(each) for each in functions})

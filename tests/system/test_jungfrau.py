@@ -12,68 +12,12 @@ import pytest
 
 from lima2_receivers.detectors.journal import latest_journal, read_journal
 from lima2_receivers.detectors.jungfrau.packets import HEADER
-from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
+from lima2_receivers.plan import SavingParams, TriggerMode
 from lima2_receivers.saving.read import read_rows
 
 DATA = "/entry_0000/measurement/data"
 ROWS = 64  # that are read out of a module, so that frames are small
 PACKETS = ROWS // 4
-
-
-def free_ports(count: int) -> int:
-    """The first of so many UDP ports in a row that nobody has."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = probe.getsockname()[1]
-        held = []
-        try:
-            for port in range(first, first + count):
-                held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-                held[-1].bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        else:
-            return first
-        finally:
-            for each in held:
-                each.close()
-
-
-@pytest.fixture
-def make_jungfrau(make_site):
-    """Make a site whose receivers a simulated Jungfrau sends packets to: ``make_jungfrau(2, loss=0.1)``."""
-
-    def make(n_receivers=1, modules=(1, 1), interfaces=1, **network):
-        site = make_site(n_receivers=n_receivers)
-        n_ports = modules[0] * modules[1] * interfaces
-        first = free_ports(n_ports * n_receivers)
-        _, rest = site.config.read_text().split("[conductor]")
-        for rank in range(n_receivers):
-            rest = rest.replace(f"ipc://{site.sockets}/d{rank}", f"udp://127.0.0.1:{first + rank * n_ports}")
-        slot = ROWS * 1024 * 2 * modules[0] * modules[1]
-        rest = rest.replace(f"slot_bytes = {64 * 128 * 2}", f"slot_bytes = {slot}").replace("slots = 8", "slots = 32")
-        site.config.write_text(
-            f'[detector]\nplugin = "jungfrau"\n[detector.settings]\ncontrol = "ipc://{site.sockets}/sim"\n'
-            f'folder = "{site.detector}"\nmodules = {list(modules)}\ninterfaces = {interfaces}\n'
-            f"receive_buffer = {2**22}\n[conductor]{rest}"
-        )
-        options = [text for name, value in network.items() for text in (f"--{name}", str(value))]
-        command = site.command
-        played = [str(site.scripts / "lima2"), "simulate", "jungfrau", str(site.config), "--frames", "4", *options]
-        site.command = lambda name: played if name == "detector" else command(name)
-        return site
-
-    return make
-
-
-def plan(site, nb_frames, mode=TriggerMode.INTERNAL, per_trigger=1, pipeline=None, expo=0.003, **detector):
-    return AcquisitionPlan(
-        saving=SavingParams(str(site.data), "run"),
-        acquisition=AcquisitionParams(nb_frames, expo, 0.0, mode, per_trigger),
-        pipeline=PipelineChoice("smx", msgspec.Raw(msgspec.msgpack.encode(pipeline))) if pipeline is not None else None,
-        detector=msgspec.Raw(msgspec.msgpack.encode({"read_rows": ROWS, **detector})),
-    )
 
 
 async def acquire(client, helpers, wanted):
@@ -89,9 +33,9 @@ async def acquire(client, helpers, wanted):
 async def test_what_is_sent_is_what_is_saved(make_jungfrau, helpers, n_receivers, modules, interfaces):
     site = make_jungfrau(n_receivers, modules, interfaces, reordering=0.1, duplication=0.1)
     async with site.running() as client:
-        prepared, state = await acquire(client, helpers, plan(site, 20))
+        prepared, state = await acquire(client, helpers, helpers.jungfrau_plan(site, 20))
     assert prepared.frame_spec.shape == (modules[0] * modules[1], ROWS, 1024)
-    assert (state.reason, state.counts.saved) == ("", 20)
+    assert (state.reason, state.reasons, state.counts.saved) == ("", {}, 20)
     assert same_as_sent(site, range(20)) == list(range(20))
 
 
@@ -105,7 +49,7 @@ def same_as_sent(site, indices):
 async def test_frames_that_miss_packets_are_lost_and_say_how_many(make_jungfrau, helpers):
     site = make_jungfrau(2, loss=0.03)
     async with site.running() as client:
-        _, state = await acquire(client, helpers, plan(site, 60))
+        _, state = await acquire(client, helpers, helpers.jungfrau_plan(site, 60))
     sent = read_journal(latest_journal(site.detector)).sent
     whole = [frame.index for frame in sent if not frame.missing]
     partial = [frame.missing for frame in sent if 0 < frame.missing < PACKETS]
@@ -123,7 +67,7 @@ async def test_packets_are_saved_as_they_came_beside_the_frames(make_jungfrau, h
     """Also those of incomplete frames, which are lost to the rest; PSI's library reads them."""
     site = make_jungfrau(2, (2, 1), 2, loss=0.03)
     async with site.running() as client:
-        _, state = await acquire(client, helpers, plan(site, 40, save_packets=True))
+        _, state = await acquire(client, helpers, helpers.jungfrau_plan(site, 40, save_packets=True))
     assert state.reason == ""
     assert 0 < state.counts.lost < 40
     sent = read_journal(latest_journal(site.detector)).sent
@@ -144,7 +88,7 @@ async def test_packets_are_saved_as_they_came_beside_the_frames(make_jungfrau, h
 async def test_partial_frames_are_saved_where_they_are_wanted(make_jungfrau, helpers):
     site = make_jungfrau(1, loss=0.05)
     async with site.running() as client:
-        _, state = await acquire(client, helpers, plan(site, 40, partial_frames="process"))
+        _, state = await acquire(client, helpers, helpers.jungfrau_plan(site, 40, partial_frames="process"))
     sent = read_journal(latest_journal(site.detector)).sent
     partial = [frame for frame in sent if 0 < frame.missing < PACKETS]
     assert partial
@@ -161,7 +105,7 @@ async def test_receivers_take_turns_over_triggers(make_jungfrau, helpers):
     site = make_jungfrau(2)
     async with site.running() as client:
         acquisition = helpers.new_id()
-        await client.prepare(acquisition, plan(site, 15, TriggerMode.SOFTWARE, 3))
+        await client.prepare(acquisition, helpers.jungfrau_plan(site, 15, TriggerMode.SOFTWARE, 3))
         await client.start(acquisition)
         for n_frames in (3, 6, 12, 15):
             await client.trigger(acquisition, 3)
@@ -184,7 +128,7 @@ async def test_acquisitions_follow_each_other_and_strangers_are_counted(make_jun
         async with site.running() as client:
             for number in range(3):
                 acquisition = helpers.new_id()
-                wanted = plan(site, 12)
+                wanted = helpers.jungfrau_plan(site, 12)
                 saving = SavingParams(str(site.data), f"run{number}")
                 await client.prepare(acquisition, msgspec.structs.replace(wanted, saving=saving))
                 for garbage in (b"", b"short", bytes(8240), bytes(9000), straggler):
@@ -208,7 +152,9 @@ async def test_the_pipeline_finds_what_the_detector_sent(make_jungfrau, helpers)
         "min_nb_peaks": 3,
     }
     async with site.running() as client:
-        _, state = await acquire(client, helpers, plan(site, 12, pipeline=maps, expo=0.02, read_rows=512))
+        _, state = await acquire(
+            client, helpers, helpers.jungfrau_plan(site, 12, pipeline=maps, expo=0.02, read_rows=512)
+        )
     assert (state.reason, state.counts.saved) == ("", 12)
     journal = read_journal(latest_journal(site.detector))
     peaks = read_rows(site.data / "run_master.h5", "/entry_0000/measurement/n_peaks")

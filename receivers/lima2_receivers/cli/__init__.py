@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 import typer
 
 from .bench import bench
+from .calibrate import gains, pedestal
 from .exports import cxi, merge_sparse
 from .operations import state, stop
 from .simulate import app as simulate
@@ -25,6 +26,8 @@ app.command()(state)
 app.command()(stop)
 app.command("merge-sparse")(merge_sparse)
 app.command()(cxi)
+app.command()(pedestal)
+app.command()(gains)
 app.command()(bench)
 app.add_typer(simulate, name="simulate")
 

@@ -11,7 +11,7 @@ from ..config import Config, check_endpoint, detector_settings
 from ..errors import ConfigError, PlanError
 from .jungfrau.outlet import CALM, JungfrauOutlet, Network
 from .jungfrau.params import JungfrauSettings
-from .jungfrau.supply import jungfrau_supply, read_out_as
+from .jungfrau.supply import JungfrauSupply
 from .outlet import Outlet, StreamOutlet
 from .protocol import Arm
 from .reader.params import ReaderSettings
@@ -48,7 +48,7 @@ class Player(Protocol):
         ...
 
     def read_out(self, supply: Supply, arm: Arm) -> Supply:
-        """Return its frames as an acquisition has them read out."""
+        """Return its frames as an acquisition has them read out. May take a while."""
         ...
 
 
@@ -106,12 +106,12 @@ class JungfrauPlayer:
         self.folder = settings.folder
         self._settings = settings
         self._receivers = receivers
-        self._look = look
+        self._supply = JungfrauSupply(settings, look)
         self._network = network
 
     def make_supply(self, unwanted: threading.Event) -> Supply:
         """Make its frames."""
-        return jungfrau_supply(self._settings, self._look, unwanted)
+        return self._supply.make(unwanted)
 
     def make_outlet(self, supply: Supply) -> Outlet:
         """Make the way to its receivers."""
@@ -120,7 +120,8 @@ class JungfrauPlayer:
 
     def read_out(self, supply: Supply, arm: Arm) -> Supply:
         """Return its frames as an acquisition has them read out."""
-        return read_out_as(self._settings, supply, arm)
+        del supply
+        return self._supply.read_out(arm)
 
 
 def make_player(config: Config, look: Look = LOOK, network: Network = CALM) -> Player:

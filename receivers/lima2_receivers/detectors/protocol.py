@@ -29,6 +29,7 @@ class Arm(Message, frozen=True):
     :param loss: share of the frames that get lost on the way, 0 to 1.
     :param lose: indices of frames that get lost on the way.
     :param read_rows: rows of each module that are read out, around its middle; 0: all.
+    :param gain: stage that all pixels are forced to, 1 or 2; 0: each has the one that it needs.
     """
 
     series: int
@@ -36,6 +37,7 @@ class Arm(Message, frozen=True):
     loss: float = 0.0
     lose: tuple[int, ...] = ()
     read_rows: int = 0
+    gain: int = 0
 
 
 class Armed(Message, frozen=True):

@@ -82,7 +82,7 @@ class SenderDaemon:
             case GetCapabilities():
                 return Described(_capabilities(transmitter.whole))
             case Arm():
-                supply = self._player.read_out(transmitter.whole, request)
+                supply = await asyncio.to_thread(self._player.read_out, transmitter.whole, request)
                 series = transmitter.arm(request, supply)
                 return Armed(supply.spec, series)
             case Expose(n_frames, expo_time, latency_time, first):

@@ -89,7 +89,7 @@ class Assembler:
         self._source = source
         self._ring = ring
         self._most = nb_frames
-        self._n_packets = source.spec.nbytes // source.payload_bytes
+        self.n_packets = source.spec.nbytes // source.payload_bytes  # of a frame
         self._open: dict[int, _Open] = {}
         self._closed = -1  # the last frame that was
 
@@ -154,7 +154,7 @@ class Assembler:
             frame.pixels[places] = packets[:, self._source.header_bytes :]
         self._note_headers(frame, places, packets)
         frame.came[places] = True
-        missing = self._n_packets - int(np.count_nonzero(frame.came))
+        missing = self.n_packets - int(np.count_nonzero(frame.came))
         self.late += len(packets) - (frame.missing - missing)
         frame.missing, frame.touched = missing, now
         if len(self._open) > OPEN_FRAMES:
@@ -164,7 +164,7 @@ class Assembler:
 
     def _note_headers(self, frame: _Open, places: NDArray[np.intp] | slice, packets: NDArray[np.uint8]) -> None:
         """Keep the header of the first packet of each module."""
-        size, each = self._source.header_bytes, self._n_packets // len(frame.headers)
+        size, each = self._source.header_bytes, self.n_packets // len(frame.headers)
         if isinstance(places, slice):
             modules, at = [places.start // each], [0]
         else:
@@ -177,10 +177,10 @@ class Assembler:
         slot = self._ring.take(0)
         pixels = None
         if slot is not None:
-            pixels = slot.memory[: self._source.spec.nbytes].reshape(self._n_packets, self._source.payload_bytes)
-        came = np.zeros(self._n_packets, bool)
+            pixels = slot.memory[: self._source.spec.nbytes].reshape(self.n_packets, self._source.payload_bytes)
+        came = np.zeros(self.n_packets, bool)
         headers = np.zeros((self._source.spec.n_modules, self._source.header_bytes), np.uint8)
-        return _Open(time.time(), slot, pixels, came, headers, self._n_packets, now)
+        return _Open(time.time(), slot, pixels, came, headers, self.n_packets, now)
 
     def _close_up_to(self, index: int) -> Iterator[Assembled]:
         for each in sorted(each for each in self._open if each <= index):
@@ -198,7 +198,7 @@ class Assembler:
             frame.pixels[~frame.came] = MISSING
             whole = frame.came.reshape(spec.n_modules, -1).all(axis=1)
             modules = sum(1 << int(module) for module in np.flatnonzero(whole))
-            flaw = f"{frame.missing} of {self._n_packets} packets are missing"
+            flaw = f"{frame.missing} of {self.n_packets} packets are missing"
         data = frame.slot.memory[: spec.nbytes].view(spec.dtype).reshape(spec.shape)
         found = Frame(FrameIdx(index), data, modules, frame.began)
         return Assembled(FrameIdx(index), frame.began, frame.came, frame.headers, flaw, found, frame.slot)

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..transport.datagrams import DatagramBatch, bind_datagrams, dropped
+from ..transport.datagrams import BATCH, DatagramBatch, bind_datagrams, dropped
 from .assembly import Strangers
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,11 @@ LOOK_SECONDS = 1.0  # between looks at what the kernel dropped
 
 class PacketTaker(Protocol):
     """What takes the packets of one acquisition."""
+
+    @property
+    def n_packets(self) -> int:
+        """Packets of a frame."""
+        ...
 
     def place(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Strangers:
         """Take packets, and say which are not its own; see ``Assembler.place``."""
@@ -110,12 +115,21 @@ class DatagramIntake:
 
     def _receive(self, fd: int) -> None:
         try:
-            packets, sizes = self._batch.receive(fd)
+            packets, sizes = self._batch.receive(fd, self._limit())
         except OSError as error:  # an ICMP message, such as of a port that is not there; what comes next is fine
             self._refuse(1, str(error))
             return
         if len(packets):
             self._deliver(packets, sizes)
+
+    def _limit(self) -> int:
+        """Return how many packets a port gives before it is another's turn: those of a frame, where there are several.
+
+        More would let the frames of one port run ahead, and overtake those that wait for the packets of the others.
+        """
+        if len(self._sockets) == 1:
+            return BATCH
+        return max(1, min((taker.n_packets // len(self._sockets) for taker in self._takers()), default=BATCH))
 
     def _deliver(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> None:
         """Offer packets to one acquisition after the other, each those that are not the former's."""

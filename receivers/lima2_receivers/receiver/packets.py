@@ -29,6 +29,7 @@ class Packets:
     """
 
     def __init__(self, share: Share, assembler: Assembler, ring: FrameRing, files: PacketFiles | None) -> None:
+        self.n_packets = assembler.n_packets  # of a frame
         self._share = share
         self._assembler = assembler
         self._ring = ring

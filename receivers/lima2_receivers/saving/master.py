@@ -242,6 +242,7 @@ def _describe(entry: h5py.Group, measurement: h5py.Group, info: MasterInfo) -> N
     params = group(detector, "params", "NXcollection")
     params["acquisition"] = msgspec.json.encode(info.plan.acquisition).decode()
     params["saving"] = msgspec.json.encode(info.plan.saving).decode()
+    params["detector"] = msgspec.json.encode(msgspec.msgpack.decode(info.plan.detector)).decode()
     if info.plan.pipeline is not None:
         processing = {
             "name": info.plan.pipeline.name,

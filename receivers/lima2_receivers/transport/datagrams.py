@@ -61,16 +61,17 @@ class DatagramBatch:
         self._sizes = fields[:, _MMsgHdr.len.offset // 4]
         self._receive = ctypes.CDLL(None, use_errno=True).recvmmsg
 
-    def receive(self, fd: int) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    def receive(self, fd: int, limit: int = BATCH) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
         """Take what has come, without waiting.
 
         :param fd: of a socket.
+        :param limit: datagrams to take at most, up to ``BATCH``.
         :returns: the datagrams (n, bytes), a view that the next call overwrites, and how many bytes each had as it was
             sent (n,); none where nothing has come.
         :raises OSError: the socket can't be read.
         """
         flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC  # the latter: sizes are those that were sent
-        n = self._receive(fd, ctypes.byref(self._headers), BATCH, flags, None)
+        n = self._receive(fd, ctypes.byref(self._headers), min(limit, BATCH), flags, None)
         if n < 0:
             number = ctypes.get_errno()
             if number not in (errno.EAGAIN, errno.EINTR):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...plan import AcquisitionPlan, decode_params
 from ..protocol import Arm
 from ..remote import RemoteControl
-from .params import JungfrauParams, JungfrauSettings
+from .params import Gain, JungfrauParams, JungfrauSettings
 
 
 class JungfrauControl(RemoteControl[JungfrauSettings]):
@@ -18,4 +18,5 @@ class JungfrauControl(RemoteControl[JungfrauSettings]):
     def arm(self, series: int, plan: AcquisitionPlan) -> Arm:
         """Return how the series begins."""
         params = decode_params(plan.detector, JungfrauParams, "detector")
-        return Arm(series, plan.acquisition.nb_frames, read_rows=params.read_rows)
+        stage = list(Gain).index(params.gain)
+        return Arm(series, plan.acquisition.nb_frames, read_rows=params.read_rows, gain=stage)

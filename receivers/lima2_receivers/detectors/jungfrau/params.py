@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,10 +17,19 @@ MAX_MODULES = 8
 ROWS = JUNGFRAU_MODULE[0]
 
 
+class Gain(StrEnum):
+    """Which gain stages pixels use, by the names of PSI's ``gainmode``."""
+
+    DYNAMIC = "dynamic"  # each pixel the one that its charge needs; G0 where it is dark
+    FORCE_G1 = "forceswitchg1"
+    FORCE_G2 = "forceswitchg2"
+
+
 class JungfrauParams(Struct, frozen=True, forbid_unknown_fields=True):
     """What a plan may ask of a Jungfrau.
 
     :param read_rows: rows of each module that are read out, around its middle; fewer allow higher rates.
+    :param gain: which gain stages pixels use; forced ones are for pedestals.
     :param partial_frames: what happens to frames that miss packets: ``drop`` them, or ``process`` and save them, with
         pixels that read 0xFFFF where they are missing, which counts as broken in every pipeline.
     :param save_packets: True: packets are also saved as PSI's slsReceiver does, with their headers, and those of
@@ -27,6 +37,7 @@ class JungfrauParams(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     read_rows: Annotated[int, Meta(ge=8, le=ROWS, multiple_of=8)] = ROWS
+    gain: Gain = Gain.DYNAMIC
     partial_frames: Literal["drop", "process"] = "drop"
     save_packets: bool = False
 

@@ -80,7 +80,7 @@ LOOK = Look()
 
 
 def simulate_frames(
-    model: str, spec: FrameSpec, look: Look, folder: Path, unwanted: threading.Event | None = None
+    model: str, spec: FrameSpec, look: Look, folder: Path, unwanted: threading.Event | None = None, forced: int = 0
 ) -> Supply:
     """Make all distinct frames, and the calibration files that belong to them.
 
@@ -88,6 +88,7 @@ def simulate_frames(
     :param spec: of a detector of modules.
     :param look: what is on the frames.
     :param folder: where ``pedestal.npy`` and ``gain.npy`` go.
+    :param forced: gain stage that all pixels are forced to; 0: each has the one that it needs.
     :param unwanted: set when the frames are not wanted any more.
     :raises DetectorError: it was set before they were all made.
     :raises ConfigError: the folder can't be written.
@@ -97,7 +98,8 @@ def simulate_frames(
         raise ConfigError(f"{model} has no module layout")
     random = np.random.default_rng(look.seed)
     pedestal, gain = make_calibration(spec, random)
-    _save(folder, pedestal, gain)
+    if not forced:
+        _save(folder, pedestal, gain)
     collector = raw_pixel_of(spec, layout)
     rate = background_rate(spec, layout, collector, look.background)
     module = tuple(
@@ -113,7 +115,7 @@ def simulate_frames(
         photons = random.poisson(rate).ravel()
         spots = place_spots(layout, (module[0], module[1]), look.spots, random) if number in hits else []
         add_spots(photons, collector, spots, random)
-        frame = read_out(photons.reshape(spec.shape), pedestal, gain, random)
+        frame = read_out(photons.reshape(spec.shape), pedestal, gain, random, forced)
         frames.append(frame)
         scenes.append(scene(frame, tuple(spots)))
         log.info("made frame %d of %d", number + 1, look.n_distinct)
@@ -136,10 +138,17 @@ def read_out(
     pedestal: NDArray[np.float32],
     gain: NDArray[np.float32],
     random: np.random.Generator,
+    forced: int = 0,
 ) -> NDArray[np.uint16]:
-    """Return the raw frame that a Jungfrau gives for so many photons (modules, rows, cols)."""
+    """Return the raw frame that a Jungfrau gives for so many photons (modules, rows, cols).
+
+    :param forced: gain stage that all pixels are forced to; 0: each has the one that it needs.
+    """
     signal = photons.astype(np.float32)
     noise = random.standard_normal(photons.shape, np.float32)
+    if forced:
+        values = pedestal[forced] + signal * gain[forced] + NOISE[forced] * noise
+        return np.clip(np.rint(values), 0, ADC_MAX).astype(np.uint16) | np.uint16(GAIN_CODES[forced] << 14)
     adc = pedestal[0] + signal * gain[0] + NOISE[0] * noise
     raw = np.clip(np.rint(adc), 0, ADC_MAX).astype(np.uint16)
     for stage, switch in ((1, SWITCH_G1), (2, SWITCH_G2)):
