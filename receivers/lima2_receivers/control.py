@@ -112,6 +112,34 @@ class Control(Protocol):
         ...
 
 
+class HostControl(Protocol):
+    """A detector's part on each receiver host, for vendor kits that need one there.
+
+    The conductor's commands reach it through the receivers, each of which has its own. Calls raise DetectorError, and
+    are given up after a deadline.
+
+    :param settings: the plugin's own table of the configuration.
+    :param rank: of the receiver.
+    """
+
+    def __init__(self, settings: msgspec.Struct, rank: int) -> None: ...
+
+    async def prepare(self, series: int, plan: AcquisitionPlan, spec: FrameSpec) -> None:
+        """Get ready for an acquisition; the detector is armed, and sends nothing before all receivers are ready.
+
+        :param series: the number that is stamped on its frames.
+        """
+        ...
+
+    async def stop(self, series: int) -> None:
+        """Note that an acquisition is over on this host, or was never ready: all of its frames are settled."""
+        ...
+
+    async def close(self) -> None:
+        """Free what it holds: the receiver ends."""
+        ...
+
+
 class Transport(StrEnum):
     """How a detector's data reaches the receivers."""
 
@@ -130,6 +158,7 @@ class DetectorPlugin(Struct, frozen=True):
     :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource.
     :param control: ``module:class`` of the Control; constructed with (settings, receivers, timeout in seconds).
     :param transport: how its data comes.
+    :param host_control: ``module:class`` of the HostControl; constructed with (settings, rank). Empty: it has none.
     """
 
     name: str
@@ -138,6 +167,7 @@ class DetectorPlugin(Struct, frozen=True):
     source: str
     control: str
     transport: Transport = Transport.ZMQ_BIND
+    host_control: str = ""
 
     def load_source(self) -> type[Source[msgspec.Struct]]:
         """Import and return the Source class of a detector that sends messages."""
@@ -146,6 +176,10 @@ class DetectorPlugin(Struct, frozen=True):
     def load_packet_source(self) -> type[PacketSource[Any, Any]]:
         """Import and return the PacketSource class of a detector that sends packets."""
         return _load(self.source)
+
+    def load_host_control(self) -> type[HostControl] | None:
+        """Import and return the HostControl class; None: there is none."""
+        return _load(self.host_control) if self.host_control else None
 
     def load_control(self) -> type[Control]:
         """Import and return the Control class."""

@@ -36,6 +36,7 @@ from ..plugins import DETECTORS
 from ..topology import RoundRobin
 from ..transport.requests import Responder
 from .datagrams import DatagramIntake
+from .host import Host
 from .intake import Intake
 from .packets import Packets
 from .ring import FrameRing
@@ -68,6 +69,7 @@ class ReceiverDaemon:
         place = f"receivers[{rank}]"
         self._responder = Responder(receiver.commands, f"{place}.commands", decode_receiver_request, self._handle)
         self._intake = self._make_intake(f"{place}.data")
+        self._host = Host(config, rank)
 
     def _make_intake(self, place: str) -> Intake | DatagramIntake:
         plugin = DETECTORS.get(self._config.detector.plugin)
@@ -107,6 +109,7 @@ class ReceiverDaemon:
                 log.warning("acquisition %s is closed before its end", acquisition)
                 share.abandon(f"receiver {self._rank} was shut down")
         await asyncio.gather(*(self._close(acquisition) for acquisition in self._shares))
+        await self._host.close()
 
     async def _watch(self) -> None:
         """Do what time decides, and close the shares that are done, each in a task of its own: a disk may hang."""
@@ -134,6 +137,7 @@ class ReceiverDaemon:
         async with self._lock(acquisition):
             if (share := self._shares.get(acquisition)) is not None:
                 await asyncio.to_thread(share.close)
+            await self._host.stop(acquisition)
 
     def _forget(self, acquisition: AcquisitionId) -> None:
         self._shares.pop(acquisition, None)
@@ -152,6 +156,7 @@ class ReceiverDaemon:
                 async with self._lock(acquisition):
                     if (share := self._shares.pop(acquisition, None)) is not None:
                         await in_thread(share.discard)
+                    await self._host.stop(acquisition)
                     self._forget(acquisition)
                 return Done()
             case Forget(acquisition):
@@ -184,9 +189,14 @@ class ReceiverDaemon:
         async with self._lock(request.acquisition):
             if request.acquisition in self._shares:
                 raise StateError(f"acquisition {request.acquisition} is prepared already")
-            share, reply = await in_thread(
-                lambda: self._maker.make(request.acquisition, request.share), undo=lambda made: made[0].discard()
-            )
+            await self._host.prepare(request.acquisition, request.share)
+            try:
+                share, reply = await in_thread(
+                    lambda: self._maker.make(request.acquisition, request.share), undo=lambda made: made[0].discard()
+                )
+            except BaseException:
+                await self._host.stop(request.acquisition)
+                raise
             self._shares[request.acquisition] = share
             return reply
 

@@ -9,4 +9,5 @@ PLUGIN = DetectorPlugin(
     settings=SimulatorSettings,
     source="lima2_receivers.detectors.simulator.source:SimulatorSource",
     control="lima2_receivers.detectors.simulator.control:SimulatorControl",
+    host_control="lima2_receivers.detectors.simulator.host:SimulatorHostControl",
 )

@@ -22,10 +22,14 @@ class SimulatorParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     :param loss: share of the frames that get lost on their way, chosen by chance.
     :param lose: indices of frames that get lost on their way.
+    :param hosts_refuse: ranks of receivers whose part of the control refuses to prepare; needs ``hosts``.
+    :param hosts_hang: ranks of receivers whose part of the control does not answer; needs ``hosts``.
     """
 
     loss: Annotated[float, Meta(ge=0, le=1)] = 0.0
     lose: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    hosts_refuse: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    hosts_hang: tuple[Annotated[int, Meta(ge=0)], ...] = ()
 
 
 class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +46,7 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     :param spots: Bragg spots of a frame that has some; 0: as fits the size.
     :param background: photons a pixel near the beam.
     :param seed: of all that is random.
+    :param hosts: True: its control has a part on each receiver host, which writes down what it is told.
     """
 
     control: str
@@ -54,3 +59,4 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     spots: Annotated[int, Meta(ge=0)] = 0
     background: Annotated[float, Meta(ge=0)] = 2.0
     seed: int = 0
+    hosts: bool = False
