@@ -54,13 +54,37 @@ class Stranger:
     series: int
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What a detector says beside its pixels, kept as it is.
+
+    :param data: a CBOR item.
+    """
+
+    data: bytes
+
+
+Item = Frame | PackedFrame | SeriesEnd | Stranger | Remark
+"""What a message of a data stream holds."""
+
+
 class Source(ABC, Generic[P]):
     """The parser of one acquisition's data stream on one receiver.
+
+    A source with ``remarks`` may return some; they are kept in a file of their own.
 
     :param params: the detector's parameters.
     :param spec: what the frames look like.
     :param series: the number that the detector stamps on this acquisition's frames.
     """
+
+    remarks: ClassVar[bool] = False
+
+    @classmethod
+    def begins(cls, message: Sequence[memoryview]) -> bool:
+        """Tell whether a message begins a series: one that comes before its acquisition is known is kept for it."""
+        del message
+        return False
 
     def __init__(self, params: P, spec: FrameSpec, series: int) -> None:
         self.params = params
@@ -68,7 +92,7 @@ class Source(ABC, Generic[P]):
         self.series = series
 
     @abstractmethod
-    def receive(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
+    def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message of the transport.
 
         :param message: its parts. The second part lies in the frame ring: a returned Frame's data is a view of it, not

@@ -21,7 +21,7 @@ from lima2_processing.frame import Frame
 
 from .errors import ProtocolError
 from .packing import unpack
-from .source import PackedFrame, SeriesEnd, Source, Stranger
+from .source import Item, PackedFrame, Remark, SeriesEnd, Source, Stranger
 
 SERIES, OTHER_SERIES = 7, 8
 SHORT_PART = 512  # bytes up to which a part is cut at every place
@@ -89,7 +89,7 @@ class SourceContract(ABC):
         message = self.end_message(SERIES, 12)
         if message is None:
             pytest.skip("this detector sends no end of a series")
-        (end,) = self.make_source(SERIES).receive(_lend(message))
+        (end,) = _without_remarks(self.make_source(SERIES).receive(_lend(message)))
         assert end in (SeriesEnd(12), SeriesEnd(None))
 
     def test_another_series_is_a_stranger(self) -> None:
@@ -156,7 +156,7 @@ class SourceContract(ABC):
                     items = source.receive(_lend([changed, *rest]))
                 except ProtocolError:
                     continue
-                assert all(isinstance(item, Frame | PackedFrame | SeriesEnd | Stranger) for item in items)
+                assert all(isinstance(item, Frame | PackedFrame | SeriesEnd | Stranger | Remark) for item in items)
 
 
 def _lend(message: Sequence[bytes]) -> list[memoryview]:
@@ -165,9 +165,13 @@ def _lend(message: Sequence[bytes]) -> list[memoryview]:
 
 
 def _only_frame(source: Source[msgspec.Struct], message: Sequence[bytes]) -> Frame | PackedFrame:
-    (frame,) = source.receive(_lend(message))
+    (frame,) = _without_remarks(source.receive(_lend(message)))
     assert isinstance(frame, Frame | PackedFrame)
     return frame
+
+
+def _without_remarks(items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if not isinstance(item, Remark)]
 
 
 def _unpacked(frame: PackedFrame, source: Source[msgspec.Struct]) -> NDArray[np.generic]:

@@ -11,7 +11,7 @@ from lima2_processing.frame import Frame
 from lima2_receivers.errors import ProtocolError
 from lima2_receivers.receiver.intake import Intake
 from lima2_receivers.receiver.ring import FrameRing
-from lima2_receivers.source import SeriesEnd, Stranger
+from lima2_receivers.source import Remark, SeriesEnd, Stranger
 
 SECONDS = 10.0
 
@@ -24,6 +24,7 @@ class Taker:
         self.frames: list[int] = []
         self.slots = []
         self.ended = False
+        self.remarks: list[bytes] = []
         self.reasons: list[str] = []
         self.broken = ""  # the method that raises
 
@@ -34,6 +35,8 @@ class Taker:
             raise ProtocolError("no such message")
         if head[:1] != self.letter:
             return [Stranger("another's")]
+        if head[1:] == b"^":
+            return [Remark(head)]
         if head[1:] == b".":
             return [SeriesEnd(len(self.frames))]
         data = np.frombuffer(message[1], np.uint8)
@@ -51,6 +54,9 @@ class Taker:
         self._break("series_ended")
         self.ended = True
 
+    def remark(self, remark):
+        self.remarks.append(remark.data)
+
     def fail_by(self, error):
         self.reasons.append(str(error))
         return f"internal error: {error}"
@@ -60,11 +66,21 @@ class Taker:
             raise RuntimeError(f"a bug in {method}")
 
 
+def begins(message):
+    return bytes(message[0])[1:] == b"^"
+
+
 class Rig:
     def __init__(self, endpoint, *takers):
         self.ring = FrameRing(4, 16)
         self.takers = takers
-        self.intake = Intake(endpoint, "receivers[0].data", self.ring, lambda: self.takers)
+        self.intake = Intake(
+            endpoint,
+            "receivers[0].data",
+            self.ring,
+            lambda: self.takers,
+            begins=lambda message: bytes(message[0])[1:] == b"^",
+        )
         self.intake.start()
         self.sender = zmq.Context.instance().socket(zmq.PUSH)
         self.sender.linger = 0
@@ -141,3 +157,16 @@ def test_a_bug_in_one_acquisition_fails_it_and_not_the_intake(rig, method):
     assert set(broken.reasons) == {f"a bug in {method}"}
     r.intake.close()
     assert r.ring.free == r.ring.slots - len(well.slots) - len(broken.slots)
+
+
+def test_what_begins_a_series_waits_for_its_acquisition(rig):
+    """An Eiger2 tells it when it is armed, and only then are the receivers asked to make the acquisition."""
+    a, b = Taker("A"), Taker("B")
+    r = rig(b)
+    r.send("A^", "B1")
+    r.until(lambda: b.frames == [1])
+    r.takers = (a, b)
+    r.send("A3")
+    r.until(lambda: a.frames == [3])
+    assert a.remarks == [b"A^"]
+    assert r.intake.strangers == 0

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from lima2_receivers.detectors.eiger2.simulated import Look, images_of
+from lima2_receivers.detectors.eiger2.header import read_header
+from lima2_receivers.detectors.eiger2.simulated import Look, image_of, images_of
 from lima2_receivers.errors import PlanError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
 from lima2_receivers.saving.read import read_rows
@@ -143,3 +144,39 @@ async def test_two_receivers_are_refused(make_eiger, helpers):
         with pytest.raises(PlanError, match="receivers: got 2, expected at most 1 for the stream of Simulated Eiger2"):
             await client.prepare(helpers.new_id(), plan(site, 4))
     assert not list(site.data.iterdir())
+
+
+async def test_channels_and_what_the_detector_says_are_kept(make_eiger, helpers):
+    """Two thresholds and their difference, flatfield and mask from the header, appendices of series and images."""
+    site = make_eiger()
+    text = site.config.read_text()
+    slot = LOOK.rows * LOOK.columns * 2
+    site.config.write_text(text.replace(f"slot_bytes = {slot}", f"slot_bytes = {3 * slot}"))
+    wanted = plan(
+        site,
+        10,
+        thresholds=2,
+        difference=True,
+        flatfield=False,
+        header="all",
+        header_appendix="lysozyme",
+        image_appendix="a note",
+    )
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        prepared = await client.prepare(acquisition, wanted)
+        assert prepared.frame_spec.shape == (3, LOOK.rows, LOOK.columns)
+        await client.start(acquisition)
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.counts.saved) == ("complete", 10)
+    saved = read_rows(site.data / "run_master.h5", DATA)
+    expected = [
+        [image_of(name, image) for name in ("threshold_1", "threshold_2", "difference")] for image in images_of(LOOK)
+    ]
+    np.testing.assert_array_equal(saved, [expected[frame % len(expected)] for frame in range(10)])
+    header = read_header(site.data / "run_header_0.cbor")
+    assert (header.start["user_data"], header.end["type"]) == ("lysozyme", "end")
+    assert header.images == dict.fromkeys(range(10), "a note")
+    masked = images_of(LOOK)[0] == np.iinfo("<u2").max
+    np.testing.assert_array_equal(header.start["pixel_mask"]["threshold_2"], masked)
+    assert header.start["flatfield"]["difference"].dtype == np.float32

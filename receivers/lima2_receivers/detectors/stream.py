@@ -35,7 +35,7 @@ import numpy as np
 from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from ..errors import ProtocolError
-from ..source import PackedFrame, SeriesEnd, Source, Stranger
+from ..source import Item, SeriesEnd, Source, Stranger
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -68,7 +68,7 @@ def encode_end(series: int, n_frames: int) -> bytes:
 class StreamSource(Source[P], Generic[P]):
     """Parses the stream above. Frames' data are views of the message, not copies."""
 
-    def receive(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
+    def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message.
 
         :raises ProtocolError: it is not of this protocol, or a frame of another size than was agreed.

@@ -82,7 +82,8 @@ class ReceiverDaemon:
             return [share.packets for share in shares() if share.packets is not None]
 
         if plugin.transport is not Transport.UDP:
-            return Intake(endpoint, place, self._ring, shares, connects=plugin.transport is Transport.ZMQ_CONNECT)
+            connects = plugin.transport is Transport.ZMQ_CONNECT
+            return Intake(endpoint, place, self._ring, shares, connects, plugin.load_source().begins)
         settings = detector_settings(self._config, plugin.settings)
         if not isinstance(settings, PacketSettings):
             raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")

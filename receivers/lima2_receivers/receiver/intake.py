@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -12,20 +13,21 @@ import zmq
 from lima2_processing.frame import Frame
 
 from ..errors import ProtocolError
-from ..source import PackedFrame, SeriesEnd, Stranger
+from ..source import Item, PackedFrame, Remark, SeriesEnd, Stranger
 from ..transport.endpoints import bind, connect
 from .ring import FrameRing, Slot
 
 log = logging.getLogger(__name__)
 
 RECEIVE_QUEUE = 2  # messages that ZeroMQ may hold beside the ring
+EARLY = 2  # messages that are kept for an acquisition that is still being made
 POLL_SECONDS = 0.1  # how soon the thread notices that it is to end
 
 
 class Taker(Protocol):
     """What takes the frames of one acquisition."""
 
-    def parse(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
+    def parse(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse a message with the acquisition's own source."""
         ...
 
@@ -35,6 +37,10 @@ class Taker(Protocol):
 
     def series_ended(self, end: SeriesEnd) -> None:
         """Note that the detector has sent everything."""
+        ...
+
+    def remark(self, remark: Remark) -> None:
+        """Keep what the detector says beside its pixels."""
         ...
 
     def fail_by(self, error: Exception) -> str:
@@ -52,6 +58,7 @@ class Intake:
     :param ring: where frames go.
     :param takers: returns the acquisitions that live now, the newest first.
     :param connects: whether the other side binds.
+    :param begins: tells whether a message begins a series: it is kept for an acquisition that is still being made.
     :raises ConfigError: the endpoint can't be bound, or is none.
     """
 
@@ -62,8 +69,12 @@ class Intake:
         ring: FrameRing,
         takers: Callable[[], Iterable[Taker]],
         connects: bool = False,
+        begins: Callable[[Sequence[memoryview]], bool] = lambda _: False,
     ) -> None:
         self.strangers = 0
+        self._begins = begins
+        self._early: deque[list[memoryview]] = deque(maxlen=EARLY)
+        self._newest: Taker | None = None  # acquisition that was offered what came early
         self._ring = ring
         self._takers = takers
         self._told: set[str] = set()
@@ -93,9 +104,12 @@ class Intake:
         slot: Slot | None = None
         while not self._stop.is_set():
             slot = slot or self._ring.take(POLL_SECONDS)
+            self._offer_early()
             if slot is None or not self._socket.poll(int(POLL_SECONDS * 1000)):
                 continue
-            if self._deliver(self._receive(slot), slot):
+            message = self._receive(slot)
+            self._offer_early()
+            if self._deliver(message, slot):
                 slot = None
         if slot is not None:
             self._ring.give(slot)
@@ -129,8 +143,29 @@ class Intake:
                 self._refuse(taker.fail_by(ProtocolError(f"got {frames} frames in one message, expected 1 at most")))
                 return False
             return sum(_hand(taker, item, slot) for item in items) > 0
-        self._refuse("a message of no acquisition that is known here")
+        if self._begins(message):
+            self._early.append([memoryview(bytes(part)) for part in message])
+        else:
+            self._refuse("a message of no acquisition that is known here")
         return False
+
+    def _offer_early(self) -> None:
+        """Offer what began a series to an acquisition that is new."""
+        newest = next(iter(self._takers()), None)
+        if newest is None or newest is self._newest:
+            return
+        self._newest = newest
+        for message in list(self._early):
+            try:
+                items = newest.parse(message)
+                own = not any(isinstance(item, Stranger) for item in items)
+                if own:
+                    self._early.remove(message)
+                    for item in items:
+                        if isinstance(item, Remark):
+                            newest.remark(item)
+            except Exception as error:  # see ``_deliver``
+                self._refuse(newest.fail_by(error))
 
     def _refuse(self, why: str) -> None:
         self.strangers += 1
@@ -139,7 +174,7 @@ class Intake:
             log.warning("dropped a message: %s (further ones of this kind are only counted)", why)
 
 
-def _hand(taker: Taker, item: Frame | PackedFrame | SeriesEnd | Stranger, slot: Slot) -> bool:
+def _hand(taker: Taker, item: Item, slot: Slot) -> bool:
     """Give an item to its acquisition; True: it took the slot."""
     try:
         match item:
@@ -147,6 +182,8 @@ def _hand(taker: Taker, item: Frame | PackedFrame | SeriesEnd | Stranger, slot: 
                 return taker.accept(item, slot)
             case SeriesEnd():
                 taker.series_ended(item)
+            case Remark():
+                taker.remark(item)
             case Stranger():
                 pass
     except Exception as error:  # see ``_deliver``

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ..ledger import FrameStatus
 from ..saving.part import EncodedRow, PartFiles
+from ..saving.remarks import RemarkFile
+from ..source import Remark
 from .book import Book, Fate
 
 FLUSH_ROWS = 32  # a flush at least every so many rows, so that a flood of small frames is counted in time
@@ -52,6 +54,7 @@ class Scribe:
     Once something failed, nothing more is written: what still comes is settled as failed, so that nobody waits for it.
 
     :param files: open and empty; used by this thread alone.
+    :param remarks: likewise; None: there are none to keep.
     :param book: of the share.
     :param room: items that may wait: those who hand over more have to wait themselves.
     :param flush_period: seconds between flushes at most.
@@ -59,15 +62,22 @@ class Scribe:
     """
 
     def __init__(
-        self, files: PartFiles, book: Book, room: int, flush_period: float, fail: Callable[[Exception], str]
+        self,
+        files: PartFiles,
+        remarks: RemarkFile | None,
+        book: Book,
+        room: int,
+        flush_period: float,
+        fail: Callable[[Exception], str],
     ) -> None:
         self._files = files
+        self._remarks = remarks
         self._book = book
         self._flush_period = flush_period
         self._fail = fail
         self._refused = ""  # why nothing is written any more
         self._pending: list[Fate] = []  # rows that are written but not flushed
-        self._items: queue.Queue[Saving | SavingWindow | Fate | Missing | None] = queue.Queue(maxsize=room)
+        self._items: queue.Queue[Saving | SavingWindow | Fate | Missing | Remark | None] = queue.Queue(maxsize=room)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     @property
@@ -79,7 +89,7 @@ class Scribe:
         """Start the thread."""
         self._thread.start()
 
-    def hand(self, item: Saving | SavingWindow | Fate | Missing) -> None:
+    def hand(self, item: Saving | SavingWindow | Fate | Missing | Remark) -> None:
         """Hand over a row, or what became of it. Waits while there is no room."""
         self._items.put(item)
 
@@ -117,13 +127,18 @@ class Scribe:
                 flushed = now
         self._commit()
         self._attempt(lambda: self._files.close(self._book.rows))
+        if self._remarks is not None:
+            self._attempt(self._remarks.close)
 
-    def _take(self, item: Saving | SavingWindow | Fate | Missing) -> None:
+    def _take(self, item: Saving | SavingWindow | Fate | Missing | Remark) -> None:
         match item:
             case Missing(rows, reason):
                 self._commit()
                 for row in self._book.claim_missing(rows):
                     self._take(Fate(row, FrameStatus.LOST, self._refused or reason))
+            case Remark(data):
+                if self._remarks is not None and not self._refused:
+                    self._attempt(lambda: self._write_remark(data))
             case SavingWindow(row):
                 if not self._refused:
                     self._attempt(lambda: self._files.write_accumulated(row))
@@ -137,6 +152,10 @@ class Scribe:
                 else:
                     status = FrameStatus.VETOED if vetoed else FrameStatus.SAVED
                     self._pending.append(Fate(row.row, status, reason, scalars))
+
+    def _write_remark(self, data: bytes) -> None:
+        if self._remarks is not None:
+            self._remarks.write(data)
 
     def _commit(self) -> None:
         """Flush, and only then settle the rows."""

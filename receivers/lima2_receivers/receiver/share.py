@@ -38,7 +38,8 @@ from ..ledger import FrameStatus
 from ..messages import Progress
 from ..plan import RAW_STREAM
 from ..saving.part import EncodedRow, PartFiles
-from ..source import PackedFrame, PacketSource, SeriesEnd, Source, Stranger
+from ..saving.remarks import RemarkFile
+from ..source import Item, PackedFrame, PacketSource, Remark, SeriesEnd, Source
 from ..topology import Topology
 from .book import Book, Fate
 from .ring import FrameRing, Slot
@@ -69,6 +70,7 @@ class Share:
     :param encoders: threads that compress.
     :param flush_period: seconds between flushes at most.
     :param drain_timeout: seconds without any progress after which missing frames are lost.
+    :param remarks: what the detector says beside its pixels goes there; None: nowhere.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Share:
         encoders: int,
         flush_period: float,
         drain_timeout: float,
+        remarks: RemarkFile | None = None,
     ) -> None:
         self.acquisition = acquisition
         self.packets: Packets | None = None  # of a detector that sends packets: what puts its frames together
@@ -94,6 +97,7 @@ class Share:
         self._pipeline = pipeline
         self._outputs = {output.name: output for output in outputs}
         self._files = files
+        self._remarks = remarks
         self._ring = ring
         self._batch = batch
         self._drain_timeout = drain_timeout
@@ -102,7 +106,7 @@ class Share:
         self._flaws: dict[int, str] = {}  # of frames that miss packets and are saved all the same
         self._asked = time.monotonic()
         self._book = Book(acquisition.name)
-        self._scribe = Scribe(files, self._book, WAITING, flush_period, self.fail_by)
+        self._scribe = Scribe(files, remarks, self._book, WAITING, flush_period, self.fail_by)
         self._to_pipeline: queue.SimpleQueue[Taken | None] = queue.SimpleQueue()
         # Results that may wait for an encoder, so that they can't pile up beside the ring.
         self._waiting = threading.BoundedSemaphore(2 * encoders)
@@ -118,7 +122,7 @@ class Share:
 
     # --- called by the intake thread ---
 
-    def parse(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
+    def parse(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse a message of the data stream."""
         if isinstance(self._source, PacketSource):
             raise ProtocolError("got a message, expected packets")
@@ -162,6 +166,10 @@ class Share:
             self._scribe.hand(Fate(row, FrameStatus.LOST, lost))
             return None
         return row
+
+    def remark(self, remark: Remark) -> None:
+        """Keep what the detector says beside its pixels."""
+        self._scribe.hand(remark)
 
     def series_ended(self, end: SeriesEnd) -> None:
         """Note that nothing more will come from the detector."""
@@ -226,6 +234,8 @@ class Share:
         """Finish what is under way, stop the threads and close the files. Blocks; idempotent."""
         self._finish()
         self._guard(self._files.keep)
+        if self._remarks is not None:
+            self._guard(self._remarks.keep)
         if self.packets is not None:
             self._guard(self.packets.keep)
         with self._lock:
@@ -236,6 +246,8 @@ class Share:
         """Stop the threads, remove the files and put back those that they were to replace. Blocks."""
         self._finish()
         self._files.discard()
+        if self._remarks is not None:
+            self._remarks.discard()
         if self.packets is not None:
             self.packets.discard()
 

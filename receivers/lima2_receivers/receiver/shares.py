@@ -22,8 +22,9 @@ from ..errors import PipelineError, PlanError
 from ..messages import ConstantInfo, ReceiverPrepared
 from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline
-from ..saving.names import check_files, confine, part_names
+from ..saving.names import check_files, confine, part_names, remark_name
 from ..saving.part import PartFiles
+from ..saving.remarks import RemarkFile
 from ..source import PacketSource, Source
 from ..topology import RoundRobin
 from .assembly import Assembler
@@ -81,8 +82,11 @@ class ShareMaker:
                 raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
         enabled = [stream for stream in streams if saving.stream(stream).enabled]
         names = list(part_names(saving.filename_prefix, self._rank, enabled).values())
-        if isinstance(source := self._make_source(plan), PacketSource):
+        source = self._make_source(plan)
+        if isinstance(source, PacketSource):
             names += source.file_names(saving.filename_prefix, self._rank)
+        elif source.remarks:
+            names.append(remark_name(saving.filename_prefix, self._rank))
         check_files(Path(saving.base_path), names, saving.file_exists_policy)
         return calibration
 
@@ -116,6 +120,9 @@ class ShareMaker:
                 ahead=WAITING + self._receiver.encoders + 1,  # one is being written
             )
             undo.callback(files.discard)
+            remarks = self._make_remarks(plan, source)
+            if remarks is not None:
+                undo.callback(remarks.discard)
             share = Share(
                 acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
                 rank=ReceiverIdx(self._rank),
@@ -124,6 +131,7 @@ class ShareMaker:
                 pipeline=pipeline,
                 outputs=outputs,
                 files=files,
+                remarks=remarks,
                 ring=self._ring,
                 batch=BATCHES * self._receiver.batch,
                 encoders=self._receiver.encoders,
@@ -150,6 +158,13 @@ class ShareMaker:
             files=files.names,
             facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
         )
+
+    def _make_remarks(self, plan: ReceiverPlan, source: Source[msgspec.Struct] | PacketSource) -> RemarkFile | None:
+        if isinstance(source, PacketSource) or not source.remarks:
+            return None
+        saving = plan.plan.saving
+        path = Path(saving.base_path) / remark_name(saving.filename_prefix, self._rank)
+        return RemarkFile(path, saving.file_exists_policy)
 
     def _make_source(self, plan: ReceiverPlan) -> Source[msgspec.Struct] | PacketSource:
         params = decode_params(plan.plan.detector, self._detector.params, "detector")

@@ -15,6 +15,11 @@ def part_names(prefix: str, rank: int, streams: Iterable[str]) -> dict[str, str]
     return {stream: f"{prefix}_{stream}_{rank}.h5" for stream in streams}
 
 
+def remark_name(prefix: str, rank: int) -> str:
+    """Return the name of the file that holds what the detector said to a receiver beside its pixels."""
+    return f"{prefix}_header_{rank}.cbor"
+
+
 def master_name(prefix: str) -> str:
     """Return the name of the file that shows all receivers' data as one."""
     return f"{prefix}_master.h5"

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 CONFIG, STATUS, STREAM = "detector/config", "detector/status", "stream/config"
 _DTYPES = {8: "|u1", 16: "<u2", 32: "<u4"}
+INITIALIZE_SECONDS = 300.0
+MAX_THRESHOLDS = 2
 _AT_REST = ("idle", "ready")  # nothing is exposed
 _POLL = 0.02  # seconds between looks at the state while a trigger begins
 _CLOSE = 1e-3  # how far what is read back may be from what was set, relatively
@@ -50,8 +52,13 @@ class Eiger2Control:
         :raises DetectorError: it does not answer, or it was never initialized.
         """
         state = await self._simplon.text(STATUS, "state")
-        if state == "na":
-            raise DetectorError(f"{self._settings.url} is not initialized: give it the command initialize first")
+        if state in ("na", "error") and self._settings.initialize:
+            log.info("%s is in state %s: it is initialized, which takes a while", self._settings.url, state)
+            await self._simplon.command("initialize", INITIALIZE_SECONDS)
+        elif state == "na":
+            raise DetectorError(
+                f"{self._settings.url} is not initialized: give it the command initialize, or set `initialize = true`"
+            )
         return Capabilities(
             model=await self._simplon.text(CONFIG, "description"),
             trigger_modes=(TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
@@ -146,10 +153,30 @@ class Eiger2Control:
             await self._set(CONFIG, "photon_energy", params.photon_energy)
         if params.threshold_energy:
             await self._set(CONFIG, "threshold_energy", params.threshold_energy)
+        await self._set_thresholds(params)
+        corrections = {"flatfield_correction_applied": params.flatfield, "pixel_mask_applied": params.pixel_mask}
+        for name, applied in corrections.items():
+            if applied is not None:
+                await self._set(CONFIG, name, applied)
         await self._set(CONFIG, "compression", params.compression)
         await self._set(STREAM, "format", self._settings.stream)
-        await self._set(STREAM, "header_detail", "none")
+        await self._set(STREAM, "header_detail", params.header)
+        for name, text in (("header_appendix", params.header_appendix), ("image_appendix", params.image_appendix)):
+            if text or await self._simplon.has(STREAM, name):  # else the last acquisition's would be sent again
+                await self._set(STREAM, name, text)
         await self._set(STREAM, "mode", "enabled")
+
+    async def _set_thresholds(self, params: Eiger2Params) -> None:
+        """Set the second threshold, and which channels there are."""
+        if params.threshold_2_energy:
+            await self._set(CONFIG, "threshold/2/energy", params.threshold_2_energy)
+        if params.thresholds:
+            await self._set(CONFIG, "threshold/1/mode", "enabled")
+            await self._set(
+                CONFIG, "threshold/2/mode", "enabled" if params.thresholds == MAX_THRESHOLDS else "disabled"
+            )
+        if params.difference is not None:
+            await self._set(CONFIG, "threshold/difference/mode", "enabled" if params.difference else "disabled")
 
     async def _set_times(self, acquisition: AcquisitionParams) -> None:
         """Set frame time, then count time: each changes the other, so both are read back at the end."""
@@ -169,6 +196,9 @@ class Eiger2Control:
         await self._simplon.put(place, name, value)
         if isinstance(value, str):
             got: Value = await self._simplon.text(place, name)
+            same = got == value
+        elif isinstance(value, bool):
+            got = await self._simplon.flag(place, name)
             same = got == value
         else:
             got = await self._simplon.number(place, name)

@@ -12,9 +12,11 @@ class StreamStart:
     """A series begins. Sent when the detector is armed.
 
     :param series: its number.
+    :param content: all that is said of it, a CBOR item.
     """
 
     series: int
+    content: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class StreamImage:
     :param dtype: NumPy type string.
     :param channels: their pixels, in the order that the detector sent them.
     :param timestamp: begin of the exposure in seconds since the epoch; NaN where the stream does not say.
+    :param extra: what else was said of this image by its user, a CBOR item; empty: nothing.
     """
 
     series: int
@@ -35,6 +38,7 @@ class StreamImage:
     dtype: str
     channels: tuple[PackedImage, ...]
     timestamp: float
+    extra: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,11 @@ class StreamEnd:
     """The detector has sent everything of a series.
 
     :param series: its number.
+    :param content: all that is said of it, a CBOR item.
     """
 
     series: int
+    content: bytes = b""
 
 
 StreamEvent = StreamStart | StreamImage | StreamEnd

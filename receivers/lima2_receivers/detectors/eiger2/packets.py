@@ -40,11 +40,21 @@ def pack(image: NDArray[np.generic], packing: Packing) -> bytes:
 # --- Stream2 ---
 
 
-def start2(series: int, image: NDArray[np.generic], channels: tuple[str, ...], n_images: int, when: datetime) -> bytes:
+def start2(
+    series: int,
+    image: NDArray[np.generic],
+    channels: tuple[str, ...],
+    n_images: int,
+    when: datetime,
+    arrays: Mapping[str, Mapping[str, NDArray[np.generic]]] | None = None,
+    appendix: str = "",
+) -> bytes:
     """Return the start of a series.
 
     :param image: one like those that will come.
     :param when: the detector was armed, with its time zone.
+    :param arrays: ``flatfield`` and ``pixel_mask``, each by channel; None: no details.
+    :param appendix: the user's own words.
     """
     rows, columns = image.shape
     about = {
@@ -54,6 +64,11 @@ def start2(series: int, image: NDArray[np.generic], channels: tuple[str, ...], n
         "image_size_x": columns,
         "image_size_y": rows,
         "number_of_images": n_images,
+        **{
+            what: {channel: _channel(array, Packing.NONE) for channel, array in by_channel.items()}
+            for what, by_channel in (arrays or {}).items()
+        },
+        "user_data": appendix,
     }
     return _stream2("start", series, about)
 
@@ -65,18 +80,21 @@ def image2(
     packing: Packing,
     when: datetime,
     begin: float = 0.0,
+    appendix: str = "",
 ) -> bytes:
     """Return the message of an image.
 
     :param images: of each channel, by its name.
     :param when: the series began, with its time zone.
     :param begin: of the exposure, seconds after that.
+    :param appendix: the user's own words.
     """
     about = {
         "image_id": index,
         "series_date": when,
         "start_time": [round(begin * RATE), RATE],
         "data": {name: _channel(image, packing) for name, image in images.items()},
+        "user_data": appendix,
     }
     return _stream2("image", series, about)
 
@@ -106,8 +124,11 @@ def start1(series: int) -> list[bytes]:
     return [_json(htype="dheader-1.0", series=series, header_detail="none")]
 
 
-def image1(series: int, index: int, image: NDArray[np.generic], packing: Packing) -> list[bytes]:
-    """Return the message of an image."""
+def image1(series: int, index: int, image: NDArray[np.generic], packing: Packing, appendix: str = "") -> list[bytes]:
+    """Return the message of an image.
+
+    :param appendix: the user's own words.
+    """
     data = pack(image, packing)
     rows, columns = image.shape
     encoding = f"bs{8 * image.itemsize}-lz4<" if packing is Packing.BSLZ4 else "<"
@@ -117,6 +138,7 @@ def image1(series: int, index: int, image: NDArray[np.generic], packing: Packing
         _json(htype="dimage_d-1.0", shape=[columns, rows], type=name, encoding=encoding, size=len(data)),
         data,
         _json(htype="dconfig-1.0", start_time=0, stop_time=0, real_time=0),
+        *([appendix.encode()] if appendix else []),
     ]
 
 

@@ -55,6 +55,10 @@ class Simplon:
         """Return a text."""
         return await self._get(place, name, str)
 
+    async def flag(self, place: str, name: str) -> bool:
+        """Return a truth value."""
+        return await self._get(place, name, bool)
+
     async def texts(self, place: str, name: str) -> list[str]:
         """Return a list of texts."""
         return await self._get(place, name, list[str])

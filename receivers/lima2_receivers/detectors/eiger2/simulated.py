@@ -67,6 +67,20 @@ def images_of(look: Look) -> list[NDArray[np.generic]]:
     return found
 
 
+def image_of(channel: str, image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return what a channel has of an image: the second threshold every other count, the difference the rest."""
+    masked = image == _largest(image)
+    counts = image.astype(np.int64)
+    halves = counts // 2
+    values = {"threshold_1": counts, "threshold_2": halves, "difference": counts - halves}[channel]
+    return np.where(masked, image, values.astype(image.dtype))
+
+
+def _largest(image: NDArray[np.generic]) -> int:
+    """Return the value of pixels that have none."""
+    return int(2 ** (8 * image.itemsize) - 1)
+
+
 class SimulatedEiger2:
     """The detector: state, configuration, and its stream. Its methods are called by the server's threads.
 
@@ -76,6 +90,8 @@ class SimulatedEiger2:
 
     def __init__(self, stream: str, look: Look) -> None:
         self.images = images_of(look)
+        self.flatfield = np.linspace(0.9, 1.1, look.rows * look.columns, dtype="<f4").reshape(look.rows, look.columns)
+        self.pixel_mask = (self.images[0] == _largest(self.images[0])).astype("<u4")
         self.state = "idle"
         self.calls: list[str] = []  # what was asked, in order
         self.config: dict[str, dict[str, object]] = {
@@ -89,6 +105,12 @@ class SimulatedEiger2:
                 "detector_readout_time": READOUT,
                 "photon_energy": 12400.0,
                 "threshold_energy": 6200.0,
+                "threshold/1/mode": "enabled",
+                "threshold/2/mode": "disabled",
+                "threshold/2/energy": 8000.0,
+                "threshold/difference/mode": "disabled",
+                "flatfield_correction_applied": True,
+                "pixel_mask_applied": True,
                 "compression": "bslz4",
                 "trigger_mode": "ints",
                 "ntrigger": 1,
@@ -96,7 +118,13 @@ class SimulatedEiger2:
                 "frame_time": 0.01,
                 "count_time": 0.01 - READOUT,
             },
-            "stream": {"mode": "disabled", "format": "cbor", "header_detail": "basic"},
+            "stream": {
+                "mode": "disabled",
+                "format": "cbor",
+                "header_detail": "basic",
+                "header_appendix": "",
+                "image_appendix": "",
+            },
         }
         self._look = look
         self._chance = random.Random(look.seed)
@@ -190,10 +218,16 @@ class SimulatedEiger2:
             self._cancelled.clear()
             self.state = "ready"
             if self._cbor:
-                when = datetime.now(UTC)
-                self._send(
-                    packets.start2(self._series, self.images[0], ("threshold_1",), self._setting("nimages"), when)
-                )
+                image, channels, number = self.images[0], self.channels, self._setting("nimages")
+                arrays = None
+                if self._text("stream", "header_detail") == "all":
+                    arrays = {
+                        "flatfield": dict.fromkeys(channels, self.flatfield),
+                        "pixel_mask": dict.fromkeys(channels, self.pixel_mask),
+                    }
+                appendix = self._text("stream", "header_appendix")
+                now = datetime.now(UTC)
+                self._send(packets.start2(self._series, image, channels, number, now, arrays, appendix))
             else:
                 self._send(*packets.start1(self._series))
             return self._series
@@ -224,16 +258,28 @@ class SimulatedEiger2:
         self.state = "idle"
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels that are used."""
+        modes = self.config["detector"]
+        found = [f"threshold_{number}" for number in (1, 2) if modes[f"threshold/{number}/mode"] == "enabled"]
+        return (*found, *(["difference"] if modes["threshold/difference/mode"] == "enabled" else []))
+
+    def _text(self, module: str, name: str) -> str:
+        return str(self.config[module][name])
+
+    @property
     def _cbor(self) -> bool:
         return self.config["stream"]["format"] == "cbor"
 
     def _image(self, index: int) -> Sequence[bytes]:
         image = self.images[index % len(self.images)]
         packing = Packing(str(self.config["detector"]["compression"]))
+        appendix = self._text("stream", "image_appendix")
         if not self._cbor:
-            return packets.image1(self._series, index, image, packing)
+            return packets.image1(self._series, index, image, packing, appendix)
         begin = index * self._seconds("frame_time")
-        return [packets.image2(self._series, index, {"threshold_1": image}, packing, datetime.now(UTC), begin)]
+        images = {name: image_of(name, image) for name in self.channels}
+        return [packets.image2(self._series, index, images, packing, datetime.now(UTC), begin, appendix)]
 
     def _send(self, *parts: bytes) -> None:
         if self.config["stream"]["mode"] != "enabled":

@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Sequence
 
-from lima2_processing.frame import Frame, FrameIdx
+from lima2_processing.frame import FrameIdx
 
 from ...errors import ProtocolError
-from ...source import PackedFrame, SeriesEnd, Source, Stranger
+from ...source import Item, PackedFrame, Remark, SeriesEnd, Source, Stranger
 from .events import StreamEnd, StreamEvent, StreamImage, StreamStart
 from .params import Eiger2Params
 from .stream1 import parse_stream1
@@ -19,9 +19,22 @@ _JSON = ord("{")  # what every header of Stream v1 begins with, and no CBOR map
 
 
 class Eiger2Source(Source[Eiger2Params]):
-    """Parses Stream2 and Stream v1, told apart by their first byte. Pixels stay packed."""
+    """Parses Stream2 and Stream v1, told apart by their first byte. Pixels stay packed.
 
-    def receive(self, message: Sequence[memoryview]) -> list[Frame | PackedFrame | SeriesEnd | Stranger]:
+    Start, end, and what users say of an image are kept as remarks; ``header.read_header`` reads them.
+    """
+
+    remarks = True
+
+    @classmethod
+    def begins(cls, message: Sequence[memoryview]) -> bool:
+        """Tell whether a message begins a series. An Eiger2 sends it when it is armed."""
+        try:
+            return isinstance(_parse(message), StreamStart)
+        except ProtocolError:
+            return False
+
+    def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message.
 
         :raises ProtocolError: it is neither format, or its image is not as the detector said when it was armed.
@@ -30,12 +43,13 @@ class Eiger2Source(Source[Eiger2Params]):
         if event.series != self.series:
             return [Stranger(event.series)]
         match event:
-            case StreamStart():
-                return []
-            case StreamEnd():
-                return [SeriesEnd(None)]
+            case StreamStart(content=content):
+                return [Remark(content)]
+            case StreamEnd(content=content):
+                return [Remark(content), SeriesEnd(None)]
             case StreamImage():
-                return [self._frame(event)]
+                frame = self._frame(event)
+                return [frame, Remark(event.extra)] if event.extra else [frame]
 
     def _frame(self, image: StreamImage) -> PackedFrame:
         n_channels = 1 if len(self.spec.shape) == 2 else self.spec.shape[0]

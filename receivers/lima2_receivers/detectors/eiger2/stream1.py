@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
+import cbor2
 import msgspec
 
 from ...errors import ProtocolError
@@ -17,6 +18,8 @@ from .events import StreamEnd, StreamEvent, StreamImage, StreamStart
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_JSON_BYTES = 1024 * 1024
+MAX_SAID_BYTES = 1024 * 1024 * 1024  # of a start: two arrays of four bytes a pixel are in it
+_PARTS = 4  # of an image without an appendix
 _Whole = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 _Size = Annotated[int, msgspec.Meta(gt=0, lt=2**31)]
 _TYPES = {"uint8": ("|u1", 8), "uint16": ("<u2", 16), "uint32": ("<u4", 32)}
@@ -50,9 +53,9 @@ def parse_stream1(message: Sequence[memoryview]) -> StreamEvent:
     header = _decode(message[0], _Header, "header")
     match header.htype:
         case "dheader-1.0":
-            return StreamStart(header.series)
+            return StreamStart(header.series, _said("start", header.series, message))
         case "dseries_end-1.0":
-            return StreamEnd(header.series)
+            return StreamEnd(header.series, _said("end", header.series, message))
         case "dimage-1.0":
             return _image(message)
         case other:
@@ -77,7 +80,20 @@ def _image(message: Sequence[memoryview]) -> StreamImage:
         raise ProtocolError(f"stream v1: got {message[2].nbytes} bytes of pixels, expected {data.size}")
     columns, rows = data.shape
     packed = PackedImage(encodings[data.encoding], message[2])
-    return StreamImage(header.series, header.frame, (rows, columns), dtype, (packed,), math.nan)
+    extra = _said("image", header.series, message[4:], header.frame) if len(message) > _PARTS else b""
+    return StreamImage(header.series, header.frame, (rows, columns), dtype, (packed,), math.nan, extra)
+
+
+def _said(kind: str, series: int, parts: Sequence[memoryview], frame: int | None = None) -> bytes:
+    """Return parts of a message as a CBOR item, in the manner of Stream2; an image's appendix is its ``user_data``."""
+    if sum(part.nbytes for part in parts) > MAX_SAID_BYTES:
+        raise ProtocolError(f"stream v1: {kind}: got more than {MAX_SAID_BYTES} bytes beside the pixels")
+    said: dict[str, object] = {"type": kind, "series_id": series}
+    if frame is None:
+        said["parts"] = [bytes(part) for part in parts]
+    else:
+        said |= {"image_id": frame, "user_data": [bytes(part) for part in parts]}
+    return cbor2.dumps(said)
 
 
 def _decode(part: memoryview, kind: type[T], what: str) -> T:

@@ -22,6 +22,7 @@ TYPED = {64: "|u1", 69: "<u2", 70: "<u4", 85: "<f4"}  # tags of typed arrays, li
 PACKED = 56500  # DECTRIS' tag for packed bytes: [algorithm, element size, bytes]
 MAX_DEPTH = 16  # of nested containers: real messages have 7
 MAX_CHANNELS = 8
+MAX_USER_DATA = 1024 * 1024  # bytes of an image
 _ALGORITHMS = {"bslz4": Packing.BSLZ4, "lz4": Packing.LZ4}
 
 
@@ -41,9 +42,9 @@ def parse_stream2(message: memoryview) -> StreamEvent:
     series = _whole(content, "series_id")
     match content.get("type"):
         case "start":
-            return StreamStart(series)
+            return StreamStart(series, bytes(message))
         case "end":
-            return StreamEnd(series)
+            return StreamEnd(series, bytes(message))
         case "image":
             return _image(content, series)
         case other:
@@ -60,17 +61,35 @@ def _image(content: Mapping[str, Any], series: int) -> StreamImage:
     data = content.get("data")
     if not isinstance(data, Mapping) or not 1 <= len(data) <= MAX_CHANNELS:
         raise ProtocolError(f"stream2: data: got {_short(data)}, expected a map of 1 to {MAX_CHANNELS} channels")
-    channels = [_channel(str(name), value) for name, value in data.items()]
+    channels = [parse_channel(str(name), value) for name, value in data.items()]
     kinds = {(shape, dtype) for shape, dtype, _ in channels}
     if len(kinds) > 1:
         raise ProtocolError(f"stream2: data: got channels of {sorted(kinds)}, expected all alike")
     ((shape, dtype),) = kinds
     packed = tuple(image for _, _, image in channels)
-    return StreamImage(series, _whole(content, "image_id"), shape, dtype, packed, _begin(content))
+    return StreamImage(series, _whole(content, "image_id"), shape, dtype, packed, _begin(content), _extra(content))
 
 
-def _channel(name: str, value: object) -> tuple[tuple[int, int], str, PackedImage]:
-    """Return shape, type and packed pixels of a channel."""
+def _extra(content: Mapping[str, Any]) -> bytes:
+    """Return the user's own words on an image; none where there are none, or too many."""
+    if content.get("user_data") in (None, "", b"", {}):
+        return b""
+    said = {name: content.get(name) for name in ("type", "series_id", "image_id", "user_data")}
+    try:
+        data = cbor2.dumps(said)
+    except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"stream2: user_data: {error}; expected what CBOR holds") from error
+    if len(data) > MAX_USER_DATA:
+        raise ProtocolError(f"stream2: user_data: got {len(data)} bytes, expected {MAX_USER_DATA} at most")
+    return data
+
+
+def parse_channel(name: str, value: object) -> tuple[tuple[int, int], str, PackedImage]:
+    """Return shape, type and packed pixels of a channel.
+
+    :param name: of the channel, for the error.
+    :raises ProtocolError: it is no array.
+    """
     place = f"stream2: data.{_short(name)}"
     if not isinstance(value, cbor2.CBORTag) or value.tag != ROW_MAJOR:
         raise ProtocolError(f"{place}: got {_kind(value)}, expected a row-major array (tag {ROW_MAJOR})")

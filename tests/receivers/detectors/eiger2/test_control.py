@@ -244,3 +244,49 @@ async def test_two_thresholds_are_channels(bench):
         "threshold/difference/mode": "disabled",
     }
     assert (await bench.control.connect()).frame_spec.shape == (2, 64, 80)
+
+
+async def test_a_detector_that_is_not_initialized_is_if_it_may_be(bench):
+    bench.detector.state = "na"
+    with pytest.raises(DetectorError, match=r"is not initialized: .* or set `initialize = true`"):
+        await bench.control.connect()
+    willing = Eiger2Control(Eiger2Settings(bench.server.url, initialize=True), (), 2.0)
+    try:
+        assert (await willing.connect()).model
+        assert bench.detector.state == "idle"
+    finally:
+        await willing.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        ({}, (64, 80)),
+        ({"thresholds": 2, "threshold_2_energy": 9000.0}, (2, 64, 80)),
+        ({"thresholds": 2, "difference": True}, (3, 64, 80)),
+    ],
+    ids=str,
+)
+async def test_thresholds_and_their_difference_are_channels(bench, asked, shape):
+    armed = await bench.control.prepare(1, plan(**asked))
+    assert armed.frame_spec.shape == shape
+    await bench.control.stop()
+    one = await bench.control.prepare(1, plan(thresholds=1, difference=False))
+    assert one.frame_spec.shape == (64, 80)
+
+
+async def test_corrections_are_the_detectors_unless_they_are_chosen(bench):
+    config = bench.detector.config["detector"]
+    await bench.control.prepare(1, plan(flatfield=False))
+    assert (config["flatfield_correction_applied"], config["pixel_mask_applied"]) == (False, True)
+    await bench.control.stop()
+    await bench.control.prepare(1, plan(pixel_mask=False))
+    assert (config["flatfield_correction_applied"], config["pixel_mask_applied"]) == (False, False)
+
+
+async def test_an_appendix_is_not_sent_again(bench):
+    await bench.control.prepare(1, plan(header_appendix="first"))
+    assert bench.detector.config["stream"]["header_appendix"] == "first"
+    await bench.control.stop()
+    await bench.control.prepare(1, plan())
+    assert bench.detector.config["stream"]["header_appendix"] == ""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import cbor2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,7 +62,8 @@ class TestStream1(SourceContract):
             with pytest.raises(ProtocolError, match="expected"):
                 source.receive(lend(good[:missing] + good[missing + 1 :]))
         for parts in (good[:3], [*good, b"an appendix"]):
-            (frame,) = source.receive(lend(parts))
+            frame, *said = source.receive(lend(parts))
+            assert [cbor2.loads(remark.data)["user_data"] for remark in said] == [parts[4:]] * (len(parts) > 4)
             assert isinstance(frame, PackedFrame)
 
     def malformed(self, series):
@@ -90,8 +92,13 @@ def test_a_real_series(recorded):
     def message(*numbers):
         return lend([(folder / f"streamfile_{number}").read_bytes() for number in numbers])
 
-    assert parse_stream1(message(1, 2, 3)) == StreamStart(6)
-    assert parse_stream1(message(22)) == StreamEnd(6)
+    for kind, parts, event in (
+        (StreamStart, message(1, 2, 3), parse_stream1(message(1, 2, 3))),
+        (StreamEnd, message(22), parse_stream1(message(22))),
+    ):
+        assert isinstance(event, kind)
+        assert event.series == 6
+        assert cbor2.loads(event.content)["parts"] == [bytes(part) for part in parts]
     images = [parse_stream1(message(*range(first, first + 4))) for first in (10, 14, 18)]
     source = Eiger2Source(Eiger2Params(), FrameSpec((2167, 2070), "<u2"), 6)
     for index, image in enumerate(images):
@@ -102,7 +109,7 @@ def test_a_real_series(recorded):
         assert (found == 65535).any()
         (frame,) = source.receive(message(*range(10 + 4 * index, 14 + 4 * index)))
         assert frame.index == index
-    assert source.receive(message(22)) == [SeriesEnd(None)]
+    assert source.receive(message(22))[1:] == [SeriesEnd(None)]
     assert source.receive(message(1, 2, 3)) == []
 
 

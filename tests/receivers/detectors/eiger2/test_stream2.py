@@ -17,7 +17,7 @@ from lima2_receivers.detectors.eiger2.source import Eiger2Source
 from lima2_receivers.detectors.eiger2.stream2 import parse_stream2
 from lima2_receivers.errors import ProtocolError
 from lima2_receivers.packing import Packing, unpack
-from lima2_receivers.source import PackedFrame, SeriesEnd
+from lima2_receivers.source import PackedFrame, Remark, SeriesEnd
 from lima2_receivers.testing import SourceContract
 
 WHEN = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -76,7 +76,8 @@ def test_a_real_series(recorded):
     start, image, end = (
         parse_stream2(memoryview((folder / f"{n}.cbor").read_bytes())) for n in ("start", "image", "end")
     )
-    assert (start, end) == (StreamStart(15614), StreamEnd(15614))
+    assert (type(start), start.series, type(end), end.series) == (StreamStart, 15614, StreamEnd, 15614)
+    assert start.content == (folder / "start.cbor").read_bytes()
     assert isinstance(image, StreamImage)
     assert (image.series, image.index, image.shape, image.dtype) == (15614, 0, (4362, 4148), "<u2")
     assert datetime.fromtimestamp(image.timestamp, UTC).isoformat() == "2023-10-03T15:47:49.434000+00:00"
@@ -100,8 +101,22 @@ def test_frames_carry_when_their_exposure_began():
 
 def test_start_and_end_of_a_series():
     source = Eiger2Source(Eiger2Params(), FrameSpec((31, 45), "<u2"), 3)
-    assert source.receive([memoryview(packets.start2(3, pixels(0), CHANNELS, 10, WHEN))]) == []
-    assert source.receive([memoryview(packets.end2(3))]) == [SeriesEnd(None)]
+    start, end = packets.start2(3, pixels(0), CHANNELS, 10, WHEN), packets.end2(3)
+    assert source.receive([memoryview(start)]) == [Remark(start)]
+    assert source.receive([memoryview(end)]) == [Remark(end), SeriesEnd(None)]
+
+
+def test_what_users_say_of_an_image_is_kept():
+    source = Eiger2Source(Eiger2Params(), FrameSpec((2, 31, 45), "<u2"), 3)
+    images = dict.fromkeys(CHANNELS, pixels(0))
+    message = packets.image2(3, 7, images, Packing.BSLZ4, WHEN, appendix="a note")
+    frame, remark = source.receive([memoryview(message)])
+    assert frame.index == 7
+    said = cbor2.loads(remark.data)
+    assert said == {"type": "image", "series_id": 3, "image_id": 7, "user_data": "a note"}
+    too_long = packets.image2(3, 7, images, Packing.BSLZ4, WHEN, appendix="x" * 2**21)
+    with pytest.raises(ProtocolError, match=r"user_data: got .* expected 1048576 at most"):
+        source.receive([memoryview(too_long)])
 
 
 HOSTILE = {
