@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import ProtocolError
 
+MIN_LZ4_BLOCK = 1024  # bytes: smaller ones would take longer to walk than to unpack
 _HEAD = struct.Struct(">QI")
 _LENGTH = 4  # bytes of a block's length
 
@@ -104,20 +105,25 @@ def _check_bitshuffle(image: PackedImage, size: int, itemsize: int) -> int:
     if rest or not elements or elements % 8:
         raise ProtocolError(f"bslz4: got blocks of {block} bytes, expected a multiple of 8 values of {itemsize} bytes")
     full, tail = divmod(size, elements)
-    end = _walk(image.data, full + (tail >= 8)) + tail % 8 * itemsize
-    if end > len(image.data):
+    end = _walk(image.data, full + (tail >= 8), block) + tail % 8 * itemsize
+    if end != len(image.data):
         raise ProtocolError(f"bslz4: got {len(image.data)} bytes, expected {end}")
     return elements
 
 
-def _walk(data: bytes | memoryview, n_blocks: int) -> int:
+def _walk(data: bytes | memoryview, n_blocks: int, block_bytes: int) -> int:
     """Return where the last of so many blocks ends: the library believes their lengths, and would read beyond.
 
-    :raises ProtocolError: it is behind the end of the data.
+    :param block_bytes: of a block when it is unpacked.
+    :raises ProtocolError: it is behind the end of the data, or a block has no length that LZ4 gives.
     """
     at, size = _HEAD.size, len(data)
+    longest = block_bytes + block_bytes // 255 + 16  # LZ4_compressBound of lz4.h
     for block in range(n_blocks):
-        at += _LENGTH + int.from_bytes(data[at : at + _LENGTH], "big")
+        length = int.from_bytes(data[at : at + _LENGTH], "big")
+        if not 0 < length <= longest:
+            raise ProtocolError(f"block {block} of {n_blocks}: got {length} bytes, expected 1 to {longest}")
+        at += _LENGTH + length
         if at > size:
             raise ProtocolError(f"block {block} of {n_blocks} ends at byte {at}, expected at most {size}")
     return at
@@ -131,8 +137,8 @@ def _unpack_lz4(data: NDArray[np.uint8], out: NDArray[np.generic]) -> None:
     if head[0] != out.nbytes:
         _decompress(decompress, data, target)
         return
-    if not head[1]:
-        raise ProtocolError("lz4: got blocks of 0 bytes, expected some")
+    if head[1] < min(MIN_LZ4_BLOCK, out.nbytes):
+        raise ProtocolError(f"lz4: got blocks of {head[1]} bytes, expected {MIN_LZ4_BLOCK} at least")
     at = _HEAD.size
     for start in range(0, out.nbytes, head[1]):
         block = target[start : start + head[1]]

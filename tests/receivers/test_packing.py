@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lima2_receivers.errors import ProtocolError
-from lima2_receivers.packing import PackedImage, Packing, unpack
+from lima2_receivers.packing import PackedImage, Packing, check_packed, unpack
 from lima2_receivers.plan import Compression
 from lima2_receivers.saving.codecs import encode
 
@@ -105,3 +105,21 @@ def test_a_real_blob_of_stream_1_decodes_as_hdf5_does(recorded, number):
         made.id.write_direct_chunk((0, 0), blob)
         np.testing.assert_array_equal(found, made[()])
     assert (found == 65535).mean() > 0.05  # gaps and dead pixels
+
+
+def test_what_a_reader_of_the_file_could_not_decode_is_refused():
+    image = np.arange(40_000, dtype="<u2")
+    good = bslz4(image)
+    check_packed(good, image.nbytes, 2)
+    with pytest.raises(ProtocolError, match="expected"):
+        check_packed(PackedImage(Packing.BSLZ4, good.data + bytes(100)), image.nbytes, 2)
+    for length in (0, 2**20):
+        broken = good.data[:12] + length.to_bytes(4, "big") + good.data[16:]
+        with pytest.raises(ProtocolError, match=f"block 0 of .*: got {length} bytes, expected 1 to"):
+            check_packed(PackedImage(Packing.BSLZ4, broken), image.nbytes, 2)
+
+
+def test_blocks_too_small_to_be_meant_are_refused():
+    image = np.zeros(4096, "|u1")
+    with pytest.raises(ProtocolError, match="got blocks of 1 bytes, expected 1024 at least"):
+        unpack(lz4_blocks(image, 1), image)

@@ -115,7 +115,16 @@ class Rig:
     """A share with the threads of a daemon around it: the intake's and the ticks are the test's own."""
 
     def __init__(
-        self, folder, rank=0, n_receivers=1, pipeline=None, drain_timeout=LONG, slots=4, batch=3, overwrite=False
+        self,
+        folder,
+        rank=0,
+        n_receivers=1,
+        pipeline=None,
+        drain_timeout=LONG,
+        slots=4,
+        batch=3,
+        overwrite=False,
+        nb_frames=0,
     ):
         self.folder = folder
         if overwrite:
@@ -144,6 +153,7 @@ class Rig:
             encoders=2,
             flush_period=0.01,
             drain_timeout=drain_timeout,
+            nb_frames=nb_frames,
         )
         self.machine.handle(Event.READY)
         self.share.start()
@@ -688,3 +698,14 @@ def test_files_that_are_replaced_wait_until_the_first_frame_or_the_end(tmp_path,
     r = rig(overwrite=True)
     r.finish(0)
     assert [path.name for path in tmp_path.iterdir()] == ["run_raw_0.h5"]
+
+
+def test_a_frame_beyond_the_last_is_dropped(rig, caplog):
+    """Its number is broken: it would have overtaken all that is still to come."""
+    bench = rig(nb_frames=4)
+    assert bench.send(0, 20_000, 4, 1, 2, 3) == [True, False, False, True, True, True]
+    bench.share.announce(4, final=True)
+    bench.until()
+    bench.share.close()
+    assert bench.fates() == [(FrameStatus.SAVED, "")] * 4
+    assert "got frame 20000 of 4" in caplog.text

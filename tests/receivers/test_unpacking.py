@@ -129,3 +129,20 @@ def test_a_frame_that_can_not_be_unpacked_fails_alone(tmp_path, pipeline):
     assert fates[2][1].startswith("its pixels can't be unpacked: ")
     expected = [image(index) if index != 2 else np.full(SHAPE, 65535) for index in range(6)]
     np.testing.assert_array_equal(raw(tmp_path), expected)
+
+
+def test_what_nobody_expected_while_unpacking_fails_the_frame_alone(tmp_path, monkeypatch):
+    """Such as no memory; the slot of the frame is given back, which ``run`` checks."""
+    unpack, calls = unpacking.unpack, []
+
+    def fail_once(image, out):
+        calls.append(image)
+        if len(calls) == 2:
+            raise MemoryError("none left")
+        unpack(image, out)
+
+    monkeypatch.setattr(unpacking, "unpack", fail_once)
+    fates = run(tmp_path, [packed(index, 1, Packing.BSLZ4) for index in range(4)], compression=Compression.NONE)
+    assert sorted(fates) == [(FrameStatus.SAVED, "")] * 3 + [
+        (FrameStatus.FAILED, "its pixels can't be unpacked: none left")
+    ]

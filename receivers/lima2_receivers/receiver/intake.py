@@ -21,6 +21,14 @@ log = logging.getLogger(__name__)
 
 RECEIVE_QUEUE = 2  # messages that ZeroMQ may hold beside the ring
 EARLY = 2  # messages that are kept for an acquisition that is still being made
+LARGEST = 8  # slots that a message may be as large as: flatfield and mask of an Eiger2 have more bytes than its images
+LARGEST_HEADER = 16 * 1024 * 1024  # bytes beside that
+_KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,
+    zmq.TCP_KEEPALIVE_INTVL: 5,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
 POLL_SECONDS = 0.1  # how soon the thread notices that it is to end
 
 
@@ -82,6 +90,10 @@ class Intake:
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.linger = 0
         self._socket.rcvhwm = RECEIVE_QUEUE
+        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST * ring.slot_bytes + LARGEST_HEADER)
+        # A peer that lost its power says nothing: without this, its connection would stay for ever.
+        for option, value in _KEEPALIVE.items():
+            self._socket.setsockopt(option, value)
         try:
             (connect if connects else bind)(self._socket, endpoint, place)
         except BaseException:

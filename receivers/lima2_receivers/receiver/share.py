@@ -71,6 +71,7 @@ class Share:
     :param flush_period: seconds between flushes at most.
     :param drain_timeout: seconds without any progress after which missing frames are lost.
     :param remarks: what the detector says beside its pixels goes there; None: nowhere.
+    :param nb_frames: of the acquisition; 0: any number.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Share:
         flush_period: float,
         drain_timeout: float,
         remarks: RemarkFile | None = None,
+        nb_frames: int = 0,
     ) -> None:
         self.acquisition = acquisition
         self.packets: Packets | None = None  # of a detector that sends packets: what puts its frames together
@@ -98,6 +100,7 @@ class Share:
         self._outputs = {output.name: output for output in outputs}
         self._files = files
         self._remarks = remarks
+        self._nb_frames = nb_frames
         self._ring = ring
         self._batch = batch
         self._drain_timeout = drain_timeout
@@ -153,6 +156,9 @@ class Share:
         """
         owner, row = self._topology.locate(index)
         if owner != self._rank:
+            return None
+        if 0 < self._nb_frames <= index:  # a broken number: it would have overtaken all that is still to come
+            log.warning("%s: got frame %d of %d: it is dropped", self.acquisition.name, index, self._nb_frames)
             return None
         overtaken = self._book.claim(row, index, timestamp)
         if overtaken is None:

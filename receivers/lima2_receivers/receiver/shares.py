@@ -132,6 +132,7 @@ class ShareMaker:
                 outputs=outputs,
                 files=files,
                 remarks=remarks,
+                nb_frames=plan.plan.acquisition.nb_frames,
                 ring=self._ring,
                 batch=BATCHES * self._receiver.batch,
                 encoders=self._receiver.encoders,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from ..errors import ProtocolError
 from ..packing import PackedImage, Packing, check_packed, unpack
 from ..source import PackedFrame
 from .ring import Slot
+
+log = logging.getLogger(__name__)
 
 Taken = tuple[Frame | PackedFrame, Slot]
 """A frame as its source gave it, and its slot."""
@@ -48,7 +51,7 @@ class Unpacker:
         self._passes = passes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="unpacker")
 
-    def ready(self, taken: Sequence[Taken]) -> list[Ready | ProtocolError]:
+    def ready(self, taken: Sequence[Taken]) -> list[Ready | Exception]:
         """Return each frame, or what is wrong with its pixels."""
         packed = any(isinstance(frame, PackedFrame) for frame, _ in taken)
         return list((self._pool.map if packed else map)(self._one, taken))
@@ -57,7 +60,7 @@ class Unpacker:
         """End the threads."""
         self._pool.shutdown(wait=True)
 
-    def _one(self, taken: Taken) -> Ready | ProtocolError:
+    def _one(self, taken: Taken) -> Ready | Exception:
         frame, slot = taken
         if isinstance(frame, Frame):
             return Ready(frame.index, slot, frame.data, frame)
@@ -70,5 +73,8 @@ class Unpacker:
             for channel, image in zip(data.reshape(-1, *spec.shape[-2:]), frame.channels, strict=True):
                 unpack(image, channel)
         except ProtocolError as error:
+            return error
+        except Exception as error:  # such as no memory: the frame fails, and its slot is given back
+            log.exception("frame %d", frame.index)
             return error
         return Ready(frame.index, slot, data, Frame(frame.index, data, spec.all_modules, frame.timestamp))

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-import time
 
 from lima2_processing.frame import FrameSpec
 
 from ...control import Armed, Capabilities, DetectorStatus, Range
 from ...errors import DetectorError, PlanError, StateError
 from ...plan import AcquisitionParams, AcquisitionPlan, TriggerMode, decode_params
+from .exposures import STATUS, Exposures
 from .params import Eiger2Params, Eiger2Settings
 from .simplon import Simplon, Value
 
 log = logging.getLogger(__name__)
 
-CONFIG, STATUS, STREAM = "detector/config", "detector/status", "stream/config"
+CONFIG, STREAM = "detector/config", "stream/config"
 _DTYPES = {8: "|u1", 16: "<u2", 32: "<u4"}
 INITIALIZE_SECONDS = 300.0
 MAX_THRESHOLDS = 2
 _AT_REST = ("idle", "ready")  # nothing is exposed
-_POLL = 0.02  # seconds between looks at the state while a trigger begins
 _CLOSE = 1e-3  # how far what is read back may be from what was set, relatively
 
 
@@ -40,11 +38,8 @@ class Eiger2Control:
         self._timeout = timeout
         self._simplon = Simplon(settings.url, settings.api, timeout)
         self._series = 0
-        self._per_trigger = 1
+        self._exposures = Exposures(self._simplon, timeout)
         self._exposure = (0.0, 0.0)  # exposure and latency, as armed
-        self._triggered = self._sent = 0
-        self._trigger: asyncio.Task[None] | None = None
-        self._fault = ""
 
     async def connect(self) -> Capabilities:
         """Connect, and return what the detector can do.
@@ -89,13 +84,11 @@ class Eiger2Control:
         await self._set(CONFIG, "trigger_mode", "ints")
         await self._set(CONFIG, "ntrigger", n_triggers if software else 1)
         await self._set(CONFIG, "nimages", per_trigger)
-        await self._set_times(acquisition)
+        frame_time = await self._set_times(acquisition)
         spec = await self._frame_spec()
         self._series = await self._simplon.arm()
-        self._per_trigger = per_trigger
         self._exposure = (acquisition.expo_time, acquisition.latency_time)
-        self._triggered = self._sent = 0
-        self._fault = ""
+        self._exposures.arm(per_trigger, frame_time)
         return Armed(spec, self._series)
 
     async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
@@ -103,45 +96,31 @@ class Eiger2Control:
 
         :raises StateError: an exposure is under way, or this is not what the detector was armed for.
         """
-        if self._trigger is not None:  # its answer comes a little after its last frame
-            _, exposing = await asyncio.wait({self._trigger}, timeout=self._timeout / 2)
-            if exposing:
-                raise StateError("the last trigger is still being exposed")
-        n_triggers, rest = divmod(n_frames, self._per_trigger)
-        if rest or not n_triggers:
-            raise StateError(f"trigger.n_frames: got {n_frames}, expected a multiple of {self._per_trigger}")
         if (expo_time, latency_time) != self._exposure:
             raise StateError(
                 f"trigger: got {expo_time:g} s and {latency_time:g} s, "
                 f"expected {self._exposure[0]:g} s and {self._exposure[1]:g} s, which it was armed with"
             )
-        self._triggered += n_frames
-        seconds = self._per_trigger * (expo_time + latency_time) + self._timeout
-        self._trigger = asyncio.create_task(self._expose(n_triggers, seconds))
-        await self._begun()
+        await self._exposures.trigger(n_frames)
 
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
         state = await self._simplon.text(STATUS, "state")
-        fault = self._fault
+        exposures = self._exposures
+        fault = exposures.fault
         if state == "error":
             fault = f"is in error: {', '.join(await self._simplon.texts(STATUS, 'error')) or 'it does not say why'}"
-        exposing = self._trigger is not None and not self._trigger.done()
-        busy = exposing or state not in (*_AT_REST, "error")
-        return DetectorStatus(self._series, self._triggered, self._sent, busy, fault)
+        busy = exposures.under_way or state not in (*_AT_REST, "error")
+        return DetectorStatus(self._series, exposures.triggered, exposures.sent, busy, fault)
 
     async def stop(self) -> DetectorStatus:
         """Cancel what is exposed, and disarm. How many frames an exposure gave that was cut short, it can't say."""
-        if await self._give_up_trigger():
-            self._sent = -1
-            await self._simplon.command("cancel")
-        if await self._simplon.text(STATUS, "state") not in ("idle", "na"):
-            await self._simplon.command("disarm")
-        return DetectorStatus(self._series, self._triggered, self._sent, busy=False)
+        await self._exposures.stop()
+        return DetectorStatus(self._series, self._exposures.triggered, self._exposures.sent, busy=False)
 
     async def close(self) -> None:
         """Close the connections; the detector stays as it is."""
-        await self._give_up_trigger()
+        await self._exposures.close()
         await self._simplon.close()
 
     async def _configure(self, params: Eiger2Params) -> None:
@@ -178,18 +157,22 @@ class Eiger2Control:
         if params.difference is not None:
             await self._set(CONFIG, "threshold/difference/mode", "enabled" if params.difference else "disabled")
 
-    async def _set_times(self, acquisition: AcquisitionParams) -> None:
-        """Set frame time, then count time: each changes the other, so both are read back at the end."""
+    async def _set_times(self, acquisition: AcquisitionParams) -> float:
+        """Set frame time, then count time: each changes the other, so both are read back at the end.
+
+        :returns: the frame time that the detector has, in seconds.
+        """
         frame_time = acquisition.expo_time + acquisition.latency_time
         wanted = {"frame_time": frame_time, "count_time": acquisition.expo_time}
         for name, value in wanted.items():
             await self._simplon.put(CONFIG, name, value)
         shortest = await self._simplon.number(CONFIG, "detector_readout_time")
+        got = {name: await self._simplon.number(CONFIG, name) for name in wanted}
         for name, value in wanted.items():
-            got = await self._simplon.number(CONFIG, name)
             # Without latency, the read-out is taken off the exposure, or added to the frame.
-            if abs(got - value) > _CLOSE * value + shortest:
-                raise PlanError(f"acquisition: the detector took {name} {got:g} s, expected {value:g} s")
+            if abs(got[name] - value) > _CLOSE * value + shortest:
+                raise PlanError(f"acquisition: the detector took {name} {got[name]:g} s, expected {value:g} s")
+        return got["frame_time"]
 
     async def _set(self, place: str, name: str, value: Value) -> None:
         """Set a value, read it back, and refuse what differs."""
@@ -227,37 +210,3 @@ class Eiger2Control:
             if await self._simplon.has(CONFIG, name):
                 enabled += await self._simplon.text(CONFIG, name) == "enabled"
         return max(1, enabled)
-
-    async def _expose(self, n_triggers: int, seconds: float) -> None:
-        """Give triggers one after the other; SIMPLON answers each when its exposure is over."""
-        try:
-            for _ in range(n_triggers):
-                await self._simplon.command("trigger", seconds)
-                self._sent += self._per_trigger
-        except DetectorError as error:
-            self._fault = str(error)
-            log.error("%s", error)  # noqa: TRY400 - told by the status
-
-    async def _give_up_trigger(self) -> bool:
-        """Wait no more for an exposure; True: one was under way."""
-        task, self._trigger = self._trigger, None
-        if task is None or task.done():
-            return False
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return True
-
-    async def _begun(self) -> None:
-        """Wait until the detector exposes, or has done so.
-
-        :raises DetectorError: it does neither in time, or refused.
-        """
-        deadline = time.monotonic() + self._timeout
-        while self._trigger is not None and not self._trigger.done():
-            if await self._simplon.text(STATUS, "state") == "acquire":
-                return
-            if time.monotonic() > deadline:
-                raise DetectorError(f"{self._settings.url}: no exposure began within {self._timeout:g} s")
-            await asyncio.sleep(_POLL)
-        if self._fault:
-            raise DetectorError(self._fault)

@@ -12,10 +12,12 @@ class StreamStart:
     """A series begins. Sent when the detector is armed.
 
     :param series: its number.
+    :param unique: see ``StreamImage``.
     :param content: all that is said of it, a CBOR item.
     """
 
     series: int
+    unique: str = ""
     content: bytes = b""
 
 
@@ -29,6 +31,7 @@ class StreamImage:
     :param dtype: NumPy type string.
     :param channels: their pixels, in the order that the detector sent them.
     :param timestamp: begin of the exposure in seconds since the epoch; NaN where the stream does not say.
+    :param unique: id that no other series has, also of a detector that counts anew; empty: the stream has none.
     :param extra: what else was said of this image by its user, a CBOR item; empty: nothing.
     """
 
@@ -38,6 +41,7 @@ class StreamImage:
     dtype: str
     channels: tuple[PackedImage, ...]
     timestamp: float
+    unique: str = ""
     extra: bytes = b""
 
 
@@ -46,10 +50,12 @@ class StreamEnd:
     """The detector has sent everything of a series.
 
     :param series: its number.
+    :param unique: see ``StreamImage``.
     :param content: all that is said of it, a CBOR item.
     """
 
     series: int
+    unique: str = ""
     content: bytes = b""
 
 

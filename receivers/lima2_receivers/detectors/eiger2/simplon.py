@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import asyncio
+from typing import NamedTuple, TypeVar
 
 import httpx
 import msgspec
 
-from ...errors import DetectorError
+from ...errors import ConfigError, DetectorError
 
 T = TypeVar("T")
 Value = str | int | float | bool
+MAX_BODY = 64 * 1024 * 1024  # bytes of an answer: a pixel mask is the longest
 _MAX_TEXT = 200  # of an answer that is shown in an error
 
 
@@ -26,19 +28,31 @@ class _Armed(msgspec.Struct):
     series: int = msgspec.field(name="sequence id")
 
 
+class _Reply(NamedTuple):
+    """An answer, all of it."""
+
+    status_code: int
+    reason: str
+    content: bytes
+
+
 class Simplon:
     """One detector's REST interface. Every call has a deadline, and raises DetectorError that names what was asked.
 
     :param url: of the control unit.
     :param api: version in the paths.
     :param timeout: of a call, in seconds.
+    :raises ConfigError: the URL is none.
     """
 
     def __init__(self, url: str, api: str, timeout: float) -> None:
         self.url = url
         self._api = api
         self._timeout = timeout
-        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+        try:
+            self._client = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"detector.settings.url: got {url!r}: {error}") from error
 
     async def number(self, place: str, name: str) -> float:
         """Return a number.
@@ -105,24 +119,34 @@ class Simplon:
 
     async def _ask(
         self, method: str, place: str, name: str, value: Value | None = None, timeout: float | None = None
-    ) -> httpx.Response:
+    ) -> _Reply:
         module, _, kind = place.partition("/")
         content = None if value is None else {"value": value}
         seconds = self._timeout if timeout is None else timeout
+        path = f"/{module}/api/{self._api}/{kind}/{name}"
+        where = f"{method} {place}/{name}"
         try:
-            path = f"/{module}/api/{self._api}/{kind}/{name}"
-            return await self._client.request(method, path, json=content, timeout=seconds)
-        except httpx.TimeoutException as error:
-            raise DetectorError(f"{self.url}: no answer to {method} {place}/{name} within {seconds:g} s") from error
-        except httpx.HTTPError as error:
-            raise DetectorError(f"{self.url}: {method} {place}/{name}: {error or type(error).__name__}") from error
+            async with (
+                asyncio.timeout(seconds),  # httpx bounds each read, not all of them
+                self._client.stream(method, path, json=content, timeout=seconds) as answer,
+            ):
+                body = bytearray()
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > MAX_BODY:
+                        raise DetectorError(f"{self.url}: {where}: got more than {MAX_BODY} bytes, expected an answer")
+                return _Reply(answer.status_code, answer.reason_phrase, bytes(body))
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise DetectorError(f"{self.url}: no answer to {where} within {seconds:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise DetectorError(f"{self.url}: {where}: {error or type(error).__name__}") from error
 
-    def _require_good(self, answer: httpx.Response, place: str, what: str) -> None:
-        if answer.is_error:
-            said = f"{answer.status_code} {answer.reason_phrase}: {_short(answer.content)}"
+    def _require_good(self, answer: _Reply, place: str, what: str) -> None:
+        if not httpx.codes.is_success(answer.status_code):  # nothing was done where it leads elsewhere, either
+            said = f"{answer.status_code} {answer.reason}: {_short(answer.content)}"
             raise DetectorError(f"{self.url}: {place}/{what} was refused: {said}")
 
-    def _decode(self, answer: httpx.Response, kind: type[T], name: str) -> T:
+    def _decode(self, answer: _Reply, kind: type[T], name: str) -> T:
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

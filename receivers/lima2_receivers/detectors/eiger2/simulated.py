@@ -129,6 +129,7 @@ class SimulatedEiger2:
         self._look = look
         self._chance = random.Random(look.seed)
         self._series = 0
+        self._armed = datetime.now(UTC)
         self._sent = 0
         self._triggers = 0
         self._lock = threading.RLock()
@@ -215,6 +216,7 @@ class SimulatedEiger2:
         with self._lock:
             self._series += 1
             self._sent = self._triggers = 0
+            self._armed = datetime.now(UTC)
             self._cancelled.clear()
             self.state = "ready"
             if self._cbor:
@@ -226,8 +228,8 @@ class SimulatedEiger2:
                         "pixel_mask": dict.fromkeys(channels, self.pixel_mask),
                     }
                 appendix = self._text("stream", "header_appendix")
-                now = datetime.now(UTC)
-                self._send(packets.start2(self._series, image, channels, number, now, arrays, appendix))
+                start = packets.start2(self._series, image, channels, number, self._armed, arrays, appendix)
+                self._send(start)
             else:
                 self._send(*packets.start1(self._series))
             return self._series
@@ -279,7 +281,7 @@ class SimulatedEiger2:
             return packets.image1(self._series, index, image, packing, appendix)
         begin = index * self._seconds("frame_time")
         images = {name: image_of(name, image) for name in self.channels}
-        return [packets.image2(self._series, index, images, packing, datetime.now(UTC), begin, appendix)]
+        return [packets.image2(self._series, index, images, packing, self._armed, begin, appendix)]
 
     def _send(self, *parts: bytes) -> None:
         if self.config["stream"]["mode"] != "enabled":

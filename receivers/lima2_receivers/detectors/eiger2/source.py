@@ -25,6 +25,7 @@ class Eiger2Source(Source[Eiger2Params]):
     """
 
     remarks = True
+    _unique = ""  # id of the series; empty: not known yet
 
     @classmethod
     def begins(cls, message: Sequence[memoryview]) -> bool:
@@ -40,7 +41,7 @@ class Eiger2Source(Source[Eiger2Params]):
         :raises ProtocolError: it is neither format, or its image is not as the detector said when it was armed.
         """
         event = _parse(message)
-        if event.series != self.series:
+        if event.series != self.series or not self._is_own(event):
             return [Stranger(event.series)]
         match event:
             case StreamStart(content=content):
@@ -50,6 +51,15 @@ class Eiger2Source(Source[Eiger2Params]):
             case StreamImage():
                 frame = self._frame(event)
                 return [frame, Remark(event.extra)] if event.extra else [frame]
+
+    def _is_own(self, event: StreamEvent) -> bool:
+        """Tell whether it is of this series and not of one that had the same number before the detector was restarted.
+
+        The start tells the id; where it got lost, the first image does.
+        """
+        if event.unique and (isinstance(event, StreamStart) or not self._unique):
+            self._unique = event.unique
+        return not event.unique or event.unique == self._unique
 
     def _frame(self, image: StreamImage) -> PackedFrame:
         n_channels = 1 if len(self.spec.shape) == 2 else self.spec.shape[0]

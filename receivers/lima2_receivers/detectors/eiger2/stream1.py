@@ -53,9 +53,9 @@ def parse_stream1(message: Sequence[memoryview]) -> StreamEvent:
     header = _decode(message[0], _Header, "header")
     match header.htype:
         case "dheader-1.0":
-            return StreamStart(header.series, _said("start", header.series, message))
+            return StreamStart(header.series, content=_said("start", header.series, message))
         case "dseries_end-1.0":
-            return StreamEnd(header.series, _said("end", header.series, message))
+            return StreamEnd(header.series, content=_said("end", header.series, message))
         case "dimage-1.0":
             return _image(message)
         case other:
@@ -81,7 +81,7 @@ def _image(message: Sequence[memoryview]) -> StreamImage:
     columns, rows = data.shape
     packed = PackedImage(encodings[data.encoding], message[2])
     extra = _said("image", header.series, message[4:], header.frame) if len(message) > _PARTS else b""
-    return StreamImage(header.series, header.frame, (rows, columns), dtype, (packed,), math.nan, extra)
+    return StreamImage(header.series, header.frame, (rows, columns), dtype, (packed,), math.nan, extra=extra)
 
 
 def _said(kind: str, series: int, parts: Sequence[memoryview], frame: int | None = None) -> bytes:

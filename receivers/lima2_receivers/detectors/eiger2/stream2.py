@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from io import BytesIO
 from typing import Any
@@ -22,6 +21,7 @@ TYPED = {64: "|u1", 69: "<u2", 70: "<u4", 85: "<f4"}  # tags of typed arrays, li
 PACKED = 56500  # DECTRIS' tag for packed bytes: [algorithm, element size, bytes]
 MAX_DEPTH = 16  # of nested containers: real messages have 7
 MAX_CHANNELS = 8
+MAX_UNIQUE = 1000  # characters of the id of a series
 MAX_USER_DATA = 1024 * 1024  # bytes of an image
 _ALGORITHMS = {"bslz4": Packing.BSLZ4, "lz4": Packing.LZ4}
 
@@ -31,43 +31,41 @@ def parse_stream2(message: memoryview) -> StreamEvent:
 
     :raises ProtocolError: it is not what Stream2 allows.
     """
+    stream = BytesIO(message)
     try:
-        decoder = cbor2.CBORDecoder(BytesIO(message), max_depth=MAX_DEPTH, allow_indefinite=False)
-        content = decoder.decode()
-        _require_end(decoder)
+        content = cbor2.CBORDecoder(stream, max_depth=MAX_DEPTH, allow_indefinite=False).decode()
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"stream2: got no CBOR message ({error}), expected one") from error
+    if stream.tell() != len(message):
+        raise ProtocolError(f"stream2: got {len(message)} bytes, expected {stream.tell()}, where the message ends")
     if not isinstance(content, Mapping):
         raise ProtocolError(f"stream2: got {type(content).__name__}, expected a map")
     series = _whole(content, "series_id")
     match content.get("type"):
         case "start":
-            return StreamStart(series, bytes(message))
+            return StreamStart(series, _unique(content), bytes(message))
         case "end":
-            return StreamEnd(series, bytes(message))
+            return StreamEnd(series, _unique(content), bytes(message))
         case "image":
             return _image(content, series)
         case other:
             raise ProtocolError(f"stream2: got type {_short(other)}, expected start, image or end")
 
 
-def _require_end(decoder: cbor2.CBORDecoder) -> None:
-    with suppress(cbor2.CBORDecodeEOF):
-        decoder.decode()
-        raise ProtocolError("stream2: got more behind the message, expected its end")
-
-
 def _image(content: Mapping[str, Any], series: int) -> StreamImage:
     data = content.get("data")
     if not isinstance(data, Mapping) or not 1 <= len(data) <= MAX_CHANNELS:
         raise ProtocolError(f"stream2: data: got {_short(data)}, expected a map of 1 to {MAX_CHANNELS} channels")
-    channels = [parse_channel(str(name), value) for name, value in data.items()]
+    if not all(isinstance(name, str) for name in data):
+        raise ProtocolError(f"stream2: data: got channels {_short(list(data))}, expected names")
+    channels = [parse_channel(name, data[name]) for name in sorted(data, key=_order)]
     kinds = {(shape, dtype) for shape, dtype, _ in channels}
     if len(kinds) > 1:
         raise ProtocolError(f"stream2: data: got channels of {sorted(kinds)}, expected all alike")
     ((shape, dtype),) = kinds
     packed = tuple(image for _, _, image in channels)
-    return StreamImage(series, _whole(content, "image_id"), shape, dtype, packed, _begin(content), _extra(content))
+    index, unique = _whole(content, "image_id"), _unique(content)
+    return StreamImage(series, index, shape, dtype, packed, _begin(content), unique, _extra(content))
 
 
 def _extra(content: Mapping[str, Any]) -> bytes:
@@ -82,6 +80,18 @@ def _extra(content: Mapping[str, Any]) -> bytes:
     if len(data) > MAX_USER_DATA:
         raise ProtocolError(f"stream2: user_data: got {len(data)} bytes, expected {MAX_USER_DATA} at most")
     return data
+
+
+def _order(channel: str) -> tuple[bool, str]:
+    """Return what channels are sorted by: thresholds by their numbers, then their difference."""
+    return channel.startswith("difference"), channel
+
+
+def _unique(content: Mapping[str, Any]) -> str:
+    unique = content.get("series_unique_id", "")
+    if not isinstance(unique, str) or len(unique) > MAX_UNIQUE:
+        raise ProtocolError(f"stream2: series_unique_id: got {_short(unique)}, expected a text")
+    return unique
 
 
 def parse_channel(name: str, value: object) -> tuple[tuple[int, int], str, PackedImage]:

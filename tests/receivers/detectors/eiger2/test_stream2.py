@@ -17,7 +17,7 @@ from lima2_receivers.detectors.eiger2.source import Eiger2Source
 from lima2_receivers.detectors.eiger2.stream2 import parse_stream2
 from lima2_receivers.errors import ProtocolError
 from lima2_receivers.packing import Packing, unpack
-from lima2_receivers.source import PackedFrame, Remark, SeriesEnd
+from lima2_receivers.source import PackedFrame, Remark, SeriesEnd, Stranger
 from lima2_receivers.testing import SourceContract
 
 WHEN = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -154,3 +154,40 @@ def test_any_bytes_are_parsed_or_refused(data):
     source = Eiger2Source(Eiger2Params(), FrameSpec((3, 4), "<u2"), 3)
     with contextlib.suppress(ProtocolError):
         source.receive([memoryview(message)])
+
+
+def image_message(series=3, unique="A", names=("threshold_1",), index=0):
+    channel = packets._channel(pixels(0), Packing.NONE)
+    content = {"type": "image", "series_id": series, "series_unique_id": unique, "image_id": index}
+    return cbor2.dumps({**content, "data": dict.fromkeys(names, channel)})
+
+
+@pytest.mark.parametrize("name", [10**5000, 5, None, True, 1.5, (1, 2)], ids=lambda name: type(name).__name__)
+def test_channels_without_a_name_are_refused(name):
+    with pytest.raises(ProtocolError, match="expected names"):
+        parse_stream2(memoryview(image_message(names=(name,))))
+
+
+@pytest.mark.parametrize("more", [b"\x5a", b"\x44abc", b"\x00", b"\x5b\x7f" + b"\xff" * 7])
+def test_anything_behind_a_message_is_refused(more):
+    with pytest.raises(ProtocolError, match="where the message ends"):
+        parse_stream2(memoryview(image_message() + more))
+
+
+def test_channels_come_in_one_order():
+    images = {
+        name: np.full((31, 45), number, "<u2")
+        for number, name in enumerate(("difference", "threshold_2", "threshold_1"))
+    }
+    event = parse_stream2(memoryview(packets.image2(3, 0, images, Packing.NONE, WHEN)))
+    assert [np.frombuffer(channel.data, "<u2")[0] for channel in event.channels] == [2, 1, 0]
+
+
+def test_a_detector_that_was_restarted_counts_anew():
+    """Its first series has the number of one whose stragglers still come."""
+    source = Eiger2Source(Eiger2Params(), FrameSpec((31, 45), "<u2"), 3)
+    start = cbor2.dumps({"type": "start", "series_id": 3, "series_unique_id": "B"})
+    assert source.receive([memoryview(image_message(unique="A"))])[0].index == 0
+    assert source.receive([memoryview(start)]) == [Remark(start)]
+    assert source.receive([memoryview(image_message(unique="A", index=1))]) == [Stranger(3)]
+    assert source.receive([memoryview(image_message(unique="B", index=1))])[0].index == 1
