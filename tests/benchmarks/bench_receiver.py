@@ -34,7 +34,15 @@ from lima2_processing.pipelines.smx import Smx
 from lima2_processing.pipelines.smx_params import SmxParams, Veto
 from lima2_receivers.detectors.stream import encode_end, encode_frame_header
 from lima2_receivers.messages import Announce, Done, Poll, PrepareReceiver, Progress, ReceiverPrepared, ReceiverProgress
-from lima2_receivers.plan import AcquisitionPlan, PipelineChoice, ReceiverPlan, SavingParams, StreamSaving, raw_output
+from lima2_receivers.plan import (
+    AcquisitionParams,
+    AcquisitionPlan,
+    PipelineChoice,
+    ReceiverPlan,
+    SavingParams,
+    StreamSaving,
+    raw_output,
+)
 from lima2_receivers.receiver.calibration import load_calibration
 from lima2_receivers.receiver.ring import FrameRing
 from lima2_receivers.saving.part import EncodedRow, PartFiles
@@ -65,6 +73,7 @@ class Job:
     def plan(self, folder: Path, prefix: str) -> AcquisitionPlan:
         """Return the plan: dense, sparse and results are saved."""
         return AcquisitionPlan(
+            acquisition=AcquisitionParams(nb_frames=0),
             saving=SavingParams(str(folder), prefix, streams={"raw": StreamSaving(enabled=False)}),
             pipeline=PipelineChoice("smx", msgspec.Raw(msgspec.msgpack.encode(self.params))),
         )

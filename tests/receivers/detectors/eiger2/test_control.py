@@ -290,3 +290,11 @@ async def test_an_appendix_is_not_sent_again(bench):
     await bench.control.stop()
     await bench.control.prepare(1, plan())
     assert bench.detector.config["stream"]["header_appendix"] == ""
+
+
+async def test_images_are_stamped_with_when_they_began(bench):
+    await bench.control.prepare(1, plan(3, expo=0.01))
+    await bench.control.trigger(3, 0.01, 0.0)
+    _, *images, _ = bench.events(5)
+    first, *later = (image.timestamp for image in images)
+    assert [round(stamp - first, 4) for stamp in later] == [0.01, 0.02]
