@@ -12,7 +12,8 @@ from msgspec import Meta, Struct
 from .errors import ConfigError
 
 LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.\d{1,3}){3}", re.ASCII)
-SCHEMES, DATA_SCHEMES = ("ipc", "tcp"), ("ipc", "tcp", "udp")
+SCHEMES, DATA_SCHEMES = ("ipc", "tcp"), ("ipc", "tcp", "udp", "rashpa")
+RING_NAME = re.compile(r"/[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,99}", re.ASCII)
 IPC_LIMIT = 107  # bytes of a Unix socket's path, from sockaddr_un
 
 
@@ -216,6 +217,12 @@ def check_endpoint(place: str, endpoint: str, insecure: bool, schemes: tuple[str
                 f"{place}: got {endpoint!r}, expected ipc:// and an absolute path of at most {IPC_LIMIT} bytes"
             )
         return
+    if scheme == "rashpa":
+        if not RING_NAME.fullmatch(rest):
+            raise ConfigError(
+                f"{place}: got {endpoint!r}, expected rashpa:///NAME of at most 100 letters, digits, '_', '-' and '.'"
+            )
+        return
     host, _, port = rest.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise ConfigError(f"{place}: got {endpoint!r}, expected {_FORMS[scheme]}")
@@ -226,4 +233,4 @@ def check_endpoint(place: str, endpoint: str, insecure: bool, schemes: tuple[str
         )
 
 
-_FORMS = {"ipc": "ipc://PATH", "tcp": "tcp://HOST:PORT", "udp": "udp://HOST:PORT"}
+_FORMS = {"ipc": "ipc://PATH", "tcp": "tcp://HOST:PORT", "udp": "udp://HOST:PORT", "rashpa": "rashpa:///NAME"}

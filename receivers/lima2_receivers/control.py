@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from lima2_processing.frame import FrameSpec
 
 from .plan import AcquisitionPlan, TriggerMode
-from .source import PacketSource, Source
+from .source import PacketSource, Source, TransferSource
 
 
 class Range(Struct, frozen=True):
@@ -146,6 +146,7 @@ class Transport(StrEnum):
     ZMQ_BIND = "zmq-bind"  # receivers bind a PULL socket, and the detector connects to it
     ZMQ_CONNECT = "zmq-connect"  # the detector binds a PUSH socket, and receivers connect to it
     UDP = "udp"  # the detector sends datagrams to one or more ports of each receiver
+    RING = "ring"  # the detector writes into a ring in each receiver's memory
 
 
 class DetectorPlugin(Struct, frozen=True):
@@ -154,8 +155,9 @@ class DetectorPlugin(Struct, frozen=True):
     :param name: as configurations give it.
     :param params: frozen struct of what a plan may set, each with default, unit and meaning.
     :param settings: frozen struct of its table in the configuration: where the detector is. For ``Transport.UDP``, it
-        is a ``PacketSettings``.
-    :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource.
+        is a ``PacketSettings``; for ``Transport.RING``, a ``TransferSettings``.
+    :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource; for ``Transport.RING``,
+        of the TransferSource.
     :param control: ``module:class`` of the Control; constructed with (settings, receivers, timeout in seconds).
     :param transport: how its data comes.
     :param host_control: ``module:class`` of the HostControl; constructed with (settings, rank). Empty: it has none.
@@ -181,6 +183,10 @@ class DetectorPlugin(Struct, frozen=True):
         """Import and return the HostControl class; None: there is none."""
         return _load(self.host_control) if self.host_control else None
 
+    def load_transfer_source(self) -> type[TransferSource[Any]]:
+        """Import and return the TransferSource class of a detector that writes into the receivers' memory."""
+        return _load(self.source)
+
     def load_control(self) -> type[Control]:
         """Import and return the Control class."""
         return _load(self.control)
@@ -198,6 +204,16 @@ class PacketSettings(Struct, frozen=True, kw_only=True):
     def n_ports(self) -> int:
         """Ports of each receiver that packets come to, from the one in its configuration upwards."""
         raise NotImplementedError
+
+
+class TransferSettings(Struct, frozen=True, kw_only=True):
+    """What the settings of a detector that writes into the receivers' memory have in common.
+
+    :param transfer_slots: frames that each receiver's transfer ring holds, beside the ring where they wait to be
+        processed; each takes ``ring.slot_bytes`` of the receiver.
+    """
+
+    transfer_slots: Annotated[int, Meta(ge=2, le=65536)] = 64
 
 
 def _load(place: str) -> type:

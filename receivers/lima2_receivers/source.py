@@ -16,6 +16,7 @@ from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from .packing import PackedImage
 from .plan import FileExistsPolicy
+from .transfers import Completion
 
 P = TypeVar("P", bound=msgspec.Struct)
 S = TypeVar("S", bound=msgspec.Struct)
@@ -214,4 +215,27 @@ class PacketSource(ABC, Generic[S, P]):
 
         :param packets: (n, header and payload bytes), as they came.
         :param sizes: bytes (n,) of each datagram as it was sent, which may be more or less than that.
+        """
+
+
+class TransferSource(ABC, Generic[P]):
+    """Tells which frames a detector's transfers into the receiver's memory are, for detectors that write there.
+
+    :param params: the detector's parameters.
+    :param spec: what the frames look like.
+    :param series: the number that the detector stamps on this acquisition's frames.
+    """
+
+    def __init__(self, params: P, spec: FrameSpec, series: int) -> None:
+        self.params = params
+        self.spec = spec
+        self.series = series
+
+    @abstractmethod
+    def locate(self, completion: Completion) -> FrameIdx | Stranger | None:
+        """Return which frame a transfer is, from its completion record alone; None: it is of another of its streams.
+
+        A frame that is returned has ``spec.nbytes`` bytes.
+
+        :raises ProtocolError: the detector's protocol does not allow it.
         """

@@ -93,3 +93,37 @@ def jungfrau(
     look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
     network = Network(loss, reordering, duplication, seed=seed)
     raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings, look, network))))
+
+
+@app.command()
+def smartpix(
+    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    loss: Annotated[float, typer.Option(help="Share of the completion records that get lost.", min=0, max=1)] = 0.0,
+    reordering: Annotated[float, typer.Option(help="Share of them that come after later ones.", min=0, max=1)] = 0.0,
+    duplication: Annotated[float, typer.Option(help="Share of them that come twice.", min=0, max=1)] = 0.0,
+    frames: Annotated[int, typer.Option(help="Distinct frames, sent in turn.", min=1, max=1000)] = 16,
+    hits: Annotated[float, typer.Option(help="Share of the frames that have Bragg spots.", min=0, max=1)] = 0.5,
+    background: Annotated[float, typer.Option(help="Photons a pixel near the beam.", min=0)] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+) -> None:
+    """Play the ESRF Smartpix that a configuration names, with a simulated transfer: shared memory instead of RDMA.
+
+    It writes frames into its receivers' rings on this host, on request of its conductor, and waits for none of them:
+    who is late is overwritten. It runs until SIGTERM or Ctrl-C, and keeps a journal of what it sent in the folder of
+    detector.settings.
+    """
+    from ..detectors.players import make_player
+    from ..detectors.sender import SenderDaemon
+    from ..detectors.simulator.supply import Look
+    from ..detectors.smartpix.outlet import Faults
+
+    set_up_logging("simulated smartpix", verbose)
+    try:
+        settings = load_config(config)
+    except ReceiverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_START) from error
+    look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
+    faults = Faults(loss, reordering, duplication, seed=seed)
+    raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings, look, faults=faults))))

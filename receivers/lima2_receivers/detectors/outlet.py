@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameSpec
 
+from .protocol import Arm
 from .stream import encode_end, encode_frame_header
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Delivery:
     """What became of a frame that was sent.
 
     :param taken: False: its receiver did not take it, or it was time to stop.
-    :param missing: packets of it that got lost on the way.
+    :param missing: packets or completion records of it that got lost on the way.
     """
 
     taken: bool
@@ -58,11 +59,8 @@ class Outlet(Protocol):
         """How many receivers there are."""
         ...
 
-    def begin(self, series: int) -> int:
-        """Begin a series, and return the number that is to be stamped on its frames.
-
-        :param series: the number that the conductor gave.
-        """
+    def begin(self, arm: Arm) -> int:
+        """Begin a series, and return the number that is to be stamped on its frames."""
         ...
 
     def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
@@ -97,10 +95,10 @@ class StreamOutlet:
         """How many receivers there are."""
         return len(self._sockets)
 
-    def begin(self, series: int) -> int:
+    def begin(self, arm: Arm) -> int:
         """Begin a series under the conductor's number."""
         self._gone.clear()
-        return series
+        return arm.series
 
     def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
         """Send a frame, waiting for its receiver as long as its patience lasts."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ..config import Config, check_endpoint, detector_settings
 from ..errors import ConfigError, PlanError
+from ..plan import decode_params
 from .jungfrau.outlet import CALM, JungfrauOutlet, Network
 from .jungfrau.params import JungfrauSettings
 from .jungfrau.supply import JungfrauSupply
@@ -18,6 +19,9 @@ from .reader.params import ReaderSettings
 from .reader.supply import read_supply
 from .simulator.params import SimulatorSettings
 from .simulator.supply import LOOK, Look, simulate_supply
+from .smartpix.outlet import NO_FAULTS, Faults, SmartpixOutlet
+from .smartpix.params import MAIN, SmartpixParams, SmartpixSettings, check_streams, descriptors
+from .smartpix.supply import SmartpixSupply
 from .supply import Supply
 
 CONTROL_PLACE = "detector.settings.control"  # in the configuration
@@ -124,11 +128,56 @@ class JungfrauPlayer:
         return self._supply.read_out(arm)
 
 
-def make_player(config: Config, look: Look = LOOK, network: Network = CALM) -> Player:
+class SmartpixPlayer:
+    """Plays a Smartpix, whose transfers are simulated.
+
+    :param settings: where and what it is.
+    :param receivers: their data endpoints, in the order of ranks.
+    :param slot_bytes: of their transfer rings.
+    :param look: what is on its frames.
+    :param faults: what happens to completion records on their way.
+    """
+
+    def __init__(
+        self,
+        settings: SmartpixSettings,
+        receivers: tuple[str, ...],
+        slot_bytes: tuple[int, ...],
+        look: Look = LOOK,
+        faults: Faults = NO_FAULTS,
+    ) -> None:
+        self.control = settings.control
+        self.folder = settings.folder
+        self._settings = settings
+        self._receivers = receivers
+        self._slot_bytes = slot_bytes
+        self._supply = SmartpixSupply(settings, look)
+        self._faults = faults
+
+    def make_supply(self, unwanted: threading.Event) -> Supply:
+        """Make its frames."""
+        return self._supply.make(unwanted)
+
+    def make_outlet(self, supply: Supply) -> Outlet:
+        """Make the way to its receivers."""
+        return SmartpixOutlet(self._supply, supply, self._receivers, self._faults)
+
+    def read_out(self, supply: Supply, arm: Arm) -> Supply:
+        """Return the frames of its main stream.
+
+        :raises PlanError: it can't send the streams that are asked for.
+        """
+        params = decode_params(arm.parameters, SmartpixParams, "detector")
+        check_streams(self._settings, params, self._slot_bytes)
+        return self._supply.send_as(supply, descriptors(params)[MAIN], params.depth)
+
+
+def make_player(config: Config, look: Look = LOOK, network: Network = CALM, faults: Faults = NO_FAULTS) -> Player:
     """Make the player of the detector that a configuration names.
 
-    :param look: what is on a Jungfrau's frames.
+    :param look: what is on a Jungfrau's or a Smartpix's frames.
     :param network: what happens to a Jungfrau's packets.
+    :param faults: what happens to a Smartpix's completion records.
     :raises ConfigError: its detector is no simulated one, or its settings are wrong.
     """
     receivers = tuple(receiver.data for receiver in config.receivers)
@@ -141,9 +190,13 @@ def make_player(config: Config, look: Look = LOOK, network: Network = CALM) -> P
             player = StreamPlayer(reader, lambda _: read_supply(reader), receivers)
         case "jungfrau":
             player = JungfrauPlayer(detector_settings(config, JungfrauSettings), receivers, look, network)
+        case "smartpix":
+            smartpix = detector_settings(config, SmartpixSettings)
+            slot_bytes = tuple(receiver.ring.slot_bytes for receiver in config.receivers)
+            player = SmartpixPlayer(smartpix, receivers, slot_bytes, look, faults)
         case other:
             raise ConfigError(
-                f"detector.plugin: got {other!r}, expected one that is played: simulator, reader, jungfrau"
+                f"detector.plugin: got {other!r}, expected one that is played: simulator, reader, jungfrau, smartpix"
             )
     check_endpoint(CONTROL_PLACE, player.control, config.insecure)
     return player

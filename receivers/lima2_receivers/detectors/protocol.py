@@ -30,6 +30,7 @@ class Arm(Message, frozen=True):
     :param lose: indices of frames that get lost on the way.
     :param read_rows: rows of each module that are read out, around its middle; 0: all.
     :param gain: stage that all pixels are forced to, 1 or 2; 0: each has the one that it needs.
+    :param parameters: MessagePack of the plan's ``detector`` part, for detectors that the above does not describe.
     """
 
     series: int
@@ -38,6 +39,7 @@ class Arm(Message, frozen=True):
     lose: tuple[int, ...] = ()
     read_rows: int = 0
     gain: int = 0
+    parameters: msgspec.Raw = msgspec.Raw(b"\x80")
 
 
 class Armed(Message, frozen=True):

@@ -111,7 +111,7 @@ def send(
     config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
 ) -> None:
-    """Play the detector of a configuration: the simulator, a Jungfrau, or the reader of recorded frames.
+    """Play the detector of a configuration: the simulator, a Jungfrau, a Smartpix, or the reader of recorded frames.
 
     Frames are made ahead or read first; until then, commands are refused. SIGTERM ends it.
     """

@@ -94,7 +94,7 @@ class Transmitter:
             self._random = random.Random(arm.series)
             self._triggered = self._index = 0
             self._halted = self._ended = False
-            self._number = self._outlet.begin(arm.series)
+            self._number = self._outlet.begin(arm)
             self._bursts.clear()
             return self._number
 

@@ -14,7 +14,7 @@ from lima2_processing.frame import AcquisitionId
 from ..acquisition import State
 from ..cancellation import in_thread
 from ..config import Config, detector_settings
-from ..control import PacketSettings, Transport
+from ..control import PacketSettings, TransferSettings, Transport
 from ..errors import ConfigError, StateError
 from ..messages import (
     Announce,
@@ -35,6 +35,7 @@ from ..messages import (
 from ..plugins import DETECTORS
 from ..topology import RoundRobin
 from ..transport.requests import Responder
+from ..transport.shared_ring import SharedTarget
 from .datagrams import DatagramIntake
 from .host import Host
 from .intake import Intake
@@ -42,6 +43,8 @@ from .packets import Packets
 from .ring import FrameRing
 from .share import Share
 from .shares import ShareMaker
+from .transfer_intake import TransferIntake
+from .transfers import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -68,28 +71,46 @@ class ReceiverDaemon:
         self._maker = ShareMaker(config, rank, self._ring)
         place = f"receivers[{rank}]"
         self._responder = Responder(receiver.commands, f"{place}.commands", decode_receiver_request, self._handle)
-        self._intake = self._make_intake(f"{place}.data")
         self._host = Host(config, rank)
+        self._intake = self._make_intake(f"{place}.data")  # last: what it makes, only run() removes
 
-    def _make_intake(self, place: str) -> Intake | DatagramIntake:
+    def _make_intake(self, place: str) -> Intake | DatagramIntake | TransferIntake:
         plugin = DETECTORS.get(self._config.detector.plugin)
-        endpoint = self._config.receivers[self._rank].data
+        receiver = self._config.receivers[self._rank]
 
         def shares() -> Iterable[Share]:
             return reversed(list(self._shares.values()))
 
-        def packets() -> Iterable[Packets]:
-            return [share.packets for share in shares() if share.packets is not None]
-
-        if plugin.transport is not Transport.UDP:
-            connects = plugin.transport is Transport.ZMQ_CONNECT
-            return Intake(endpoint, place, self._ring, shares, connects, plugin.load_source().begins)
-        settings = detector_settings(self._config, plugin.settings)
-        if not isinstance(settings, PacketSettings):
-            raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")
-        kind = plugin.load_packet_source()
-        packet_bytes = kind.header_bytes + kind.payload_bytes
-        return DatagramIntake(endpoint, settings.n_ports, packet_bytes, settings.receive_buffer, place, packets)
+        match plugin.transport:
+            case Transport.ZMQ_BIND | Transport.ZMQ_CONNECT:
+                connects = plugin.transport is Transport.ZMQ_CONNECT
+                return Intake(receiver.data, place, self._ring, shares, connects, plugin.load_source().begins)
+            case Transport.UDP:
+                settings = detector_settings(self._config, plugin.settings)
+                if not isinstance(settings, PacketSettings):
+                    raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")
+                kind = plugin.load_packet_source()
+                packet_bytes = kind.header_bytes + kind.payload_bytes
+                n_ports, buffer = settings.n_ports, settings.receive_buffer
+                return DatagramIntake(
+                    receiver.data,
+                    n_ports,
+                    packet_bytes,
+                    buffer,
+                    place,
+                    lambda: [share.packets for share in shares() if isinstance(share.packets, Packets)],
+                )
+            case Transport.RING:
+                settings = detector_settings(self._config, plugin.settings)
+                if not isinstance(settings, TransferSettings):
+                    raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no TransferSettings")
+                return TransferIntake(
+                    SharedTarget(receiver.data, place, settings.transfer_slots, receiver.ring.slot_bytes),
+                    self._ring,
+                    lambda: [share.packets for share in shares() if isinstance(share.packets, Transfers)],
+                )
+            case _:
+                assert_never(plugin.transport)
 
     async def run(self) -> None:
         """Serve until cancelled; then close all files readable."""

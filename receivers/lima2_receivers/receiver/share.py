@@ -39,7 +39,7 @@ from ..messages import Progress
 from ..plan import RAW_STREAM
 from ..saving.part import EncodedRow, PartFiles
 from ..saving.remarks import RemarkFile
-from ..source import Item, PackedFrame, PacketSource, Remark, SeriesEnd, Source
+from ..source import Item, PackedFrame, PacketSource, Remark, SeriesEnd, Source, TransferSource
 from ..topology import Topology
 from .book import Book, Fate
 from .ring import FrameRing, Slot
@@ -48,6 +48,7 @@ from .unpacking import Ready, Taken, Unpacker
 
 if TYPE_CHECKING:
     from .packets import Packets
+    from .transfers import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Share:
         acquisition: Acquisition,
         rank: ReceiverIdx,
         topology: Topology,
-        source: Source[msgspec.Struct] | PacketSource,
+        source: Source[msgspec.Struct] | PacketSource | TransferSource,
         pipeline: Failover | None,
         outputs: Sequence[Output],
         files: PartFiles,
@@ -92,7 +93,7 @@ class Share:
         nb_frames: int = 0,
     ) -> None:
         self.acquisition = acquisition
-        self.packets: Packets | None = None  # of a detector that sends packets: what puts its frames together
+        self.packets: Packets | Transfers | None = None  # what makes frames, where they don't come in messages
         self._rank = rank
         self._topology = topology
         self._source = source
@@ -127,8 +128,8 @@ class Share:
 
     def parse(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse a message of the data stream."""
-        if isinstance(self._source, PacketSource):
-            raise ProtocolError("got a message, expected packets")
+        if not isinstance(self._source, Source):
+            raise ProtocolError("got a message, expected packets or transfers")
         return self._source.receive(message)
 
     def accept(self, frame: Frame | PackedFrame, slot: Slot, flaw: str = "") -> bool:

@@ -25,13 +25,14 @@ from ..plugins import DETECTORS, PIPELINES, decode_pipeline
 from ..saving.names import check_files, confine, part_names, remark_name
 from ..saving.part import PartFiles
 from ..saving.remarks import RemarkFile
-from ..source import PacketSource, Source
+from ..source import PacketSource, Source, TransferSource
 from ..topology import RoundRobin
 from .assembly import Assembler
 from .calibration import load_calibration
 from .packets import Packets
 from .ring import FrameRing
 from .share import WAITING, Share
+from .transfers import Transfers
 
 if TYPE_CHECKING:
     from lima2_processing.device import Device
@@ -85,7 +86,7 @@ class ShareMaker:
         source = self._make_source(plan)
         if isinstance(source, PacketSource):
             names += source.file_names(saving.filename_prefix, self._rank)
-        elif source.remarks:
+        elif isinstance(source, Source) and source.remarks:
             names.append(remark_name(saving.filename_prefix, self._rank))
         check_files(Path(saving.base_path), names, saving.file_exists_policy)
         return calibration
@@ -110,6 +111,7 @@ class ShareMaker:
                 outputs += pipeline.outputs()
                 constants = pipeline.constants()
             source = self._make_source(plan)
+            topology, rank = RoundRobin(plan.n_receivers), ReceiverIdx(self._rank)
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -125,8 +127,8 @@ class ShareMaker:
                 undo.callback(remarks.discard)
             share = Share(
                 acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
-                rank=ReceiverIdx(self._rank),
-                topology=RoundRobin(plan.n_receivers),
+                rank=rank,
+                topology=topology,
                 source=source,
                 pipeline=pipeline,
                 outputs=outputs,
@@ -148,6 +150,8 @@ class ShareMaker:
                 )
                 assembler = Assembler(source, self._ring, plan.plan.acquisition.nb_frames)
                 share.packets = Packets(share, assembler, self._ring, packet_files)
+            elif isinstance(source, TransferSource):
+                share.packets = Transfers(share, source, self._ring, topology, rank, plan.plan.acquisition.nb_frames)
             share.acquisition.handle(Event.READY)
             share.start()
             undo.pop_all()
@@ -160,19 +164,25 @@ class ShareMaker:
             facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
         )
 
-    def _make_remarks(self, plan: ReceiverPlan, source: Source[msgspec.Struct] | PacketSource) -> RemarkFile | None:
-        if isinstance(source, PacketSource) or not source.remarks:
+    def _make_remarks(
+        self, plan: ReceiverPlan, source: Source[msgspec.Struct] | PacketSource | TransferSource
+    ) -> RemarkFile | None:
+        if not isinstance(source, Source) or not source.remarks:
             return None
         saving = plan.plan.saving
         path = Path(saving.base_path) / remark_name(saving.filename_prefix, self._rank)
         return RemarkFile(path, saving.file_exists_policy)
 
-    def _make_source(self, plan: ReceiverPlan) -> Source[msgspec.Struct] | PacketSource:
+    def _make_source(self, plan: ReceiverPlan) -> Source[msgspec.Struct] | PacketSource | TransferSource:
         params = decode_params(plan.plan.detector, self._detector.params, "detector")
-        if self._detector.transport is not Transport.UDP:
-            return self._detector.load_source()(params, plan.frame_spec, plan.series)
-        settings = detector_settings(self._config, self._detector.settings)
-        return self._detector.load_packet_source()(settings, params, plan.frame_spec, plan.series)
+        match self._detector.transport:
+            case Transport.UDP:
+                settings = detector_settings(self._config, self._detector.settings)
+                return self._detector.load_packet_source()(settings, params, plan.frame_spec, plan.series)
+            case Transport.RING:
+                return self._detector.load_transfer_source()(params, plan.frame_spec, plan.series)
+            case _:
+                return self._detector.load_source()(params, plan.frame_spec, plan.series)
 
     def _metadata(self, acquisition: AcquisitionId) -> dict[str, str]:
         return {

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ...transport.datagrams import split_endpoint
 from ..outlet import Delivery, Shot
+from ..protocol import Arm
 from .packets import packets_of
 from .params import JungfrauSettings
 
@@ -62,9 +63,9 @@ class JungfrauOutlet:
         """How many receivers there are."""
         return len(self._addresses)
 
-    def begin(self, series: int) -> int:
+    def begin(self, arm: Arm) -> int:
         """Return the number of the next frame: it tells the series from all others."""
-        del series
+        del arm
         return self._next
 
     def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
