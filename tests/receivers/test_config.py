@@ -120,6 +120,13 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         "tcp://127.0.0.1:-1",
         "tcp://127.0.0.1:5²",
         "udp://127.0.0.1",
+        "rashpa://name",
+        "rashpa:///",
+        "rashpa:///../name",
+        "rashpa:///.name",
+        "rashpa:///a b",
+        "rashpa:///a\\n",
+        "rashpa:///" + "a" * 101,
         "inproc://x",
         "127.0.0.1:5550",
         "",
@@ -128,6 +135,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 def test_a_malformed_endpoint_is_refused(load, endpoint):
     with pytest.raises(ConfigError, match=r"receivers\[1\]\.data: got .*, expected "):
         load("tcp://127.0.0.1:5551", endpoint)
+
+
+def test_the_name_of_a_ring_is_allowed_for_data_alone(load):
+    assert load("tcp://127.0.0.1:5551", "rashpa:///" + "a" * 100)
+    with pytest.raises(ConfigError, match=r"conductor\.state: got 'rashpa:///a', expected ipc://PATH or tcp://"):
+        load("ipc:///run/lima2/state", "rashpa:///a")
 
 
 def test_the_longest_path_that_a_socket_takes_is_allowed(load):

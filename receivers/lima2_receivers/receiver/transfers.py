@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -41,11 +42,13 @@ class Taken(Enum):
 class Arrived:
     """A frame that waits until those before it are there.
 
+    :param came: when, monotonic seconds.
     :param slot: that has its pixels; None: they were overwritten.
     """
 
     index: FrameIdx
     timestamp: float
+    came: float
     slot: Slot | None
 
 
@@ -84,7 +87,6 @@ class Transfers:
         self._lock = threading.Lock()  # of all that follows
         self._held: dict[int, Arrived] = {}  # by row
         self._next = 0  # row; those below it are not waited for any more
-        self._since = 0.0  # monotonic seconds: when the first of those that are held came
         self._closed = False
 
     # --- called by the intake thread ---
@@ -109,11 +111,9 @@ class Transfers:
                 return Taken.DONE
             whole = target.read(completion, slot.memory[: completion.nbytes])
             self.overwritten += not whole
-            if not self._held:
-                self._since = time.monotonic()
-            self._held[row] = Arrived(index, completion.time, slot if whole else None)
+            self._held[row] = Arrived(index, completion.time, time.monotonic(), slot if whole else None)
             try:
-                self._hand_on(all_of_them=len(self._held) > REACH)
+                self._hand_on(-math.inf)
             except Exception as error:  # the slot is taken all the same
                 self.fail_by(error)
         return Taken.KEPT if whole else Taken.DONE
@@ -124,8 +124,7 @@ class Transfers:
         :param now_or_never: all that wait: their memory is needed.
         """
         with self._lock:
-            if self._held and (now_or_never or time.monotonic() - self._since > PATIENCE):
-                self._hand_on(all_of_them=True)
+            self._hand_on(math.inf if now_or_never else time.monotonic() - PATIENCE)
 
     def fail_by(self, error: Exception) -> str:
         """Fail the share by an error that nobody expected, and return the reason."""
@@ -171,9 +170,12 @@ class Transfers:
             raise ProtocolError(f"got frame {index} when row {self._next} was next, expected none so far ahead")
         return row
 
-    def _hand_on(self, all_of_them: bool) -> None:
-        """Give frames to the share, in order: those that nothing is missing before, or all."""
-        for arrived in list(self._due(all_of_them)):
+    def _hand_on(self, since: float) -> None:
+        """Give frames to the share, in order, as far as they do not wait for others.
+
+        :param since: monotonic seconds; what has come before it does not wait any longer.
+        """
+        for arrived in self._due(since):
             if arrived.slot is None:
                 self._share.claim(arrived.index, arrived.timestamp, OVERWRITTEN)
                 continue
@@ -184,13 +186,13 @@ class Transfers:
                 if not accepted:
                     self._ring.give(arrived.slot)
 
-    def _due(self, all_of_them: bool) -> Iterator[Arrived]:
+    def _due(self, since: float) -> Iterator[Arrived]:
         while self._held:
-            row = min(self._held) if all_of_them else self._next
-            if row not in self._held:
+            row = min(self._held)
+            if row != self._next and len(self._held) <= REACH and self._held[row].came > since:
                 return
-            yield self._held.pop(row)
             self._next = row + 1
+            yield self._held.pop(row)
 
     def _frame(self, arrived: Arrived, slot: Slot) -> Frame:
         spec = self._source.spec

@@ -259,11 +259,16 @@ def _registration(memory: mmap.mmap) -> Registration:
         raise ProtocolError(f"got {len(memory)} bytes, expected a transfer ring")
     with memoryview(memory) as view, view[:_PAGE].cast("Q") as head:
         kind, version, key, slots, slot_bytes, events = head[:6].tolist()
+        counts = head[_BEGUN], head[_POSTED]
     if (kind, version) != (_MAGIC, _VERSION_NUMBER):
         raise ProtocolError(f"it begins with {kind:#x}, {version}, expected a transfer ring, version {_VERSION_NUMBER}")
     found = Registration(key, slots, slot_bytes, events)
     if not (2 <= slots <= MAX_SLOTS and 0 < slot_bytes <= len(memory) and 0 < events <= len(memory)):
         raise ProtocolError(f"got {slots} slots of {slot_bytes} bytes and {events} events: it is no transfer ring")
+    if max(counts) >= 2**63:
+        raise ProtocolError(
+            f"it has counted {counts[0]} transfers and {counts[1]} records, expected less: it is damaged"
+        )
     if len(memory) != (expected := _places(found)[-1]):
         raise ProtocolError(f"got {len(memory)} bytes, expected {expected} for its {slots} slots")
     return found

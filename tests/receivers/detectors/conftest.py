@@ -25,7 +25,9 @@ from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParam
 from lima2_receivers.plugins import DETECTORS
 from lima2_receivers.source import SeriesEnd
 
-pytest.register_assert_rewrite("lima2_receivers.testing", "lima2_receivers.testing_packets")
+pytest.register_assert_rewrite(
+    "lima2_receivers.testing", "lima2_receivers.testing_packets", "lima2_receivers.testing_transfers"
+)
 
 DEADLINE = 30.0
 MODULE = (512, 1024)
