@@ -15,6 +15,8 @@ from lima2_receivers.detectors.eiger2.params import Eiger2Params, Eiger2Settings
 from lima2_receivers.detectors.jungfrau.params import JungfrauParams, JungfrauSettings
 from lima2_receivers.detectors.reader.params import ReaderSettings
 from lima2_receivers.detectors.simulator.params import SimulatorParams, SimulatorSettings
+from lima2_receivers.detectors.smartpix.descriptors import Descriptor
+from lima2_receivers.detectors.smartpix.params import SmartpixParams, SmartpixSettings
 from lima2_receivers.errors import _KINDS
 from lima2_receivers.ledger import FrameStatus
 
@@ -34,6 +36,7 @@ CONFIGURATION = (
     ReaderSettings,
     Eiger2Settings,
     JungfrauSettings,
+    SmartpixSettings,
 )
 PARAMETERS = (
     plan.AcquisitionParams,
@@ -44,6 +47,8 @@ PARAMETERS = (
     SimulatorParams,
     Eiger2Params,
     JungfrauParams,
+    SmartpixParams,
+    Descriptor,
 )
 
 
