@@ -51,6 +51,8 @@ class Target:
 class Taker:
     """Takes the frames of its series: keeps those of odd number, as if they waited for others."""
 
+    live = True
+
     def __init__(self, series, ring):
         self.series = series
         self.ring = ring

@@ -23,6 +23,11 @@ EXPIRE_SECONDS = 0.05  # between looks for frames that have waited long enough
 class TransferTaker(Protocol):
     """What takes the transfers of one acquisition; see ``Transfers``."""
 
+    @property
+    def live(self) -> bool:
+        """Whether frames may still come."""
+        ...
+
     def take(self, completion: Completion, target: TransferTarget, slot: Slot) -> Taken:
         """Take a transfer; it may go to the slot."""
         ...
@@ -83,7 +88,7 @@ class TransferIntake:
                 continue
             if completion is None:
                 self._look()
-                self._stop.wait(LIVE_SECONDS if any(True for _ in self._takers()) else IDLE_SECONDS)
+                self._stop.wait(LIVE_SECONDS if any(taker.live for taker in self._takers()) else IDLE_SECONDS)
             elif self._deliver(completion, slot):
                 slot = None
         if slot is not None:

@@ -91,6 +91,11 @@ class Transfers:
 
     # --- called by the intake thread ---
 
+    @property
+    def live(self) -> bool:
+        """Whether frames may still come."""
+        return not self._closed
+
     def take(self, completion: Completion, target: TransferTarget, slot: Slot) -> Taken:
         """Take a transfer.
 

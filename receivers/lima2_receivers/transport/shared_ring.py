@@ -87,14 +87,15 @@ class SharedTarget:
         self._next = 1  # number of the record that is to come
         try:
             _remove_stale(self._path, endpoint, place)
-            self._fd = _create(self._path, _places(self.registration)[-1])
+            self._fd, memory = _create(self._path, _places(self.registration)[-1])
         except OSError as error:
             raise ConfigError(f"{place}: {endpoint}: {self._path} can't be made: {error.strerror}") from error
-        self._memory: _Memory | None = _Memory(_map(self._fd), self.registration)
+        self._memory: _Memory | None = _Memory(memory, self.registration)
         head = self._memory.head
         head[_VERSION], head[_KEY] = _VERSION_NUMBER, self.registration.key
         head[_SLOTS], head[_SLOT_BYTES], head[_EVENTS] = slots, slot_bytes, events
         head[_KIND] = _MAGIC  # last: from now on it can be attached
+        log.info("%s: %d slots of %d bytes in shared memory, for a simulated transfer", endpoint, slots, slot_bytes)
 
     def poll(self) -> Completion | None:
         """Return the next completion; see ``TransferTarget.poll``."""
@@ -274,17 +275,17 @@ def _registration(memory: mmap.mmap) -> Registration:
     return found
 
 
-def _create(path: Path, size: int) -> int:
+def _create(path: Path, size: int) -> tuple[int, mmap.mmap]:
     """Make the file, locked, with its memory reserved: a full ``/dev/shm`` must not kill the process later."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(fd, 0, size)
+        return fd, _map(fd)
     except BaseException:
         path.unlink(missing_ok=True)
         os.close(fd)
         raise
-    return fd
 
 
 def _remove_stale(path: Path, endpoint: str, place: str) -> None:

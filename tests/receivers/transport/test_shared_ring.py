@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lima2_receivers.errors import ConfigError, ProtocolError
@@ -280,6 +280,7 @@ writes = st.lists(
 )
 
 
+@settings(deadline=None)  # each example makes a file
 @given(writes)
 def test_hostile_bytes_never_make_a_wrong_frame(steps):
     """Frames come, records are damaged and moved about, the count of records is: what is read is what was written."""
@@ -328,6 +329,7 @@ def check(target, written):
         assert (into == pixels(completion.frame)).all()
 
 
+@settings(deadline=None)  # each example makes a file
 @given(st.lists(st.integers(0, 40), max_size=30), st.integers(2, 5))
 def test_what_a_reader_gets_is_what_a_model_says(rounds, slots):
     """Frames are written and read in turns: those that ``slots`` later ones followed are overwritten."""

@@ -118,16 +118,15 @@ class SmartpixOutlet:
         return arm.series
 
     def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
-        """Send a frame of the main stream, and what the others have until its next."""
+        """Send what the other streams have since the last frame of the main stream, then that frame."""
         del stopping
-        first = self._main.frame(shot.index)
-        delivery = self._transfer(self._ways[receiver], MAIN, shot.pixels, first, shot)
-        for number in range(first, self._main.frame(shot.index + 1)):
+        last = self._main.frame(shot.index)
+        for number in range(max(0, last - self._main.every + 1), last + 1):
             for stream in self._further:
                 if (position := stream.descriptor.position(number)) is not None:
                     way = self._ways[stream.descriptor.destination(position, self.n_receivers)]
                     self._transfer(way, stream.channel, stream.frames[position % len(stream.frames)], number, shot)
-        return delivery
+        return self._transfer(self._ways[receiver], MAIN, shot.pixels, last, shot)
 
     def end(self, series: int, n_frames: int, stopping: Callable[[], bool]) -> None:
         """Send what is still late: nothing says that a series is over."""
