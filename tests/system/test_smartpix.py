@@ -7,6 +7,7 @@ import signal
 import time
 import uuid
 import zlib
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -14,13 +15,22 @@ import pytest
 
 from lima2_receivers.detectors.journal import latest_journal, read_journal
 from lima2_receivers.errors import PlanError
-from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams, TriggerMode
+from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
 from lima2_receivers.receiver.transfers import OVERWRITTEN
 from lima2_receivers.saving.read import read_rows
 from lima2_receivers.transport.shared_ring import FOLDER
 
 DATA = "/entry_0000/measurement/data"
 SECONDS = 20.0
+
+
+def make_plan(site, nb_frames, expo=0.003, mode="internal", per_trigger=1, prefix="run", pipeline=None, **detector):
+    return AcquisitionPlan(
+        saving=SavingParams(str(site.data), prefix),
+        acquisition=AcquisitionParams(nb_frames, expo, 0.0, TriggerMode(mode), per_trigger),
+        pipeline=PipelineChoice("smx", msgspec.Raw(msgspec.msgpack.encode(pipeline))) if pipeline else None,
+        detector=msgspec.Raw(msgspec.msgpack.encode(detector)),
+    )
 
 
 @pytest.fixture
@@ -46,14 +56,7 @@ def make_smartpix(make_site):
         command = site.command
         played = [str(site.scripts / "lima2"), "simulate", "smartpix", str(site.config), *options]
         site.command = lambda name: played if name == "detector" else command(name)
-        site.make_plan = lambda nb_frames, expo=0.003, mode="internal", per_trigger=1, prefix="run", **detector: (
-            AcquisitionPlan(
-                saving=SavingParams(str(site.data), prefix),
-                acquisition=AcquisitionParams(nb_frames, expo, 0.0, TriggerMode(mode), per_trigger),
-                pipeline=None,
-                detector=msgspec.Raw(msgspec.msgpack.encode(detector)),
-            )
-        )
+        site.make_plan = partial(make_plan, site)
         return site
 
     yield make
@@ -221,3 +224,18 @@ async def test_what_the_detector_can_not_send_is_refused(make_smartpix, helpers)
         _, state = await acquire(client, helpers, site.make_plan(5))
     assert (state.reason, state.counts.saved) == ("", 5)
     assert np.ptp(read_rows(site.data / "run_master.h5", DATA)) > 0
+
+
+@pytest.mark.parametrize("roi", [[], [4, 5, 250, 500]], ids=["chips", "roi"])
+async def test_the_pipeline_finds_the_spots_that_were_sent(make_smartpix, helpers, roi):
+    """Of counting pixels, which need no maps; what is between chips is no background, and no peak."""
+    site = make_smartpix(2)
+    async with site.running() as client:
+        plan = site.make_plan(10, expo=0.02, pipeline={"min_nb_peaks": 3}, roi=roi)
+        _, state = await acquire(client, helpers, plan)
+    assert (state.reason, state.counts.saved) == ("", 10)
+    journal = read_journal(latest_journal(site.detector))
+    peaks = read_rows(site.data / "run_master.h5", "/entry_0000/measurement/n_peaks")
+    for index, found in enumerate(peaks):
+        spots = len(journal.scene_of(index).spots)
+        assert spots * 0.8 <= found <= spots * 1.2 if spots else found <= 2

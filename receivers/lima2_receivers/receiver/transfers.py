@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REACH = 8  # frames that may come before one that is late
-PATIENCE = 0.2  # seconds that they wait for it
+PATIENCE = 0.5  # seconds that they wait for it
 OVERWRITTEN = "overwritten before it was read"
 
 

@@ -55,6 +55,7 @@ class _Way:
 
     :param ring: None: it is away.
     :param retry: when to look for it again, monotonic seconds.
+    :param told: whether it was said that it is away.
     :param sent: completions, to know when late ones are due.
     :param late: completions that are held back, with when they are due.
     """
@@ -63,6 +64,7 @@ class _Way:
     place: str
     ring: TransferInitiator | None = None
     retry: float = 0.0
+    told: bool = False
     sent: int = 0
     late: deque[tuple[int, Completion]] = field(default_factory=deque)
 
@@ -175,7 +177,10 @@ class SmartpixOutlet:
             way.late.clear()
         try:
             way.ring = SharedInitiator(way.endpoint, way.place)
+            way.told = False
         except ConfigError as error:
-            log.warning("frames for a receiver are dropped: %s", error)
+            if not way.told:
+                log.warning("frames for a receiver are dropped: %s", error)
+            way.told = True
             way.retry = time.monotonic() + RETRY_SECONDS
         return way.ring
