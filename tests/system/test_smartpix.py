@@ -162,7 +162,7 @@ async def test_frames_that_are_overwritten_are_lost_and_say_so(make_smartpix, he
     assert len(there) == counts.saved
     assert same_as_sent(site, there) == there
     assert not any(journal[index].missing for index in there)
-    assert [index for index in range(1, n_frames, 2) if not journal[index].missing] == [i for i in there if i % 2]
+    assert sum(state.reasons.values()) == counts.lost
 
 
 async def test_receivers_take_turns_over_triggers(make_smartpix, helpers):
