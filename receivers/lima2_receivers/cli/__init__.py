@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 import typer
 
 from .bench import bench
+from .capture import capture
 from .exports import cxi, merge_sparse
 from .operations import state, stop
 from .simulate import app as simulate
@@ -26,6 +27,7 @@ app.command()(stop)
 app.command("merge-sparse")(merge_sparse)
 app.command()(cxi)
 app.command()(bench)
+app.command()(capture)
 app.add_typer(simulate, name="simulate")
 
 

@@ -17,7 +17,7 @@ class ReaderSettings(Struct, frozen=True, forbid_unknown_fields=True):
     :param control: endpoint of its commands.
     :param folder: absolute folder for its journals.
     :param recording: what is played: an HDF5 file; the ``*_master_*.json`` of packets that were saved as PSI's
-        slsReceiver does; or a folder of ``*_rawN.bin`` files, in the order of N.
+        slsReceiver does; a file of ``lima2 capture``; or a folder of ``*_rawN.bin`` files, in the order of N.
     :param dataset: path of the frames in an HDF5 file, or of a group of ``data_N``; empty: it is looked for.
     :param start: first frame of the recording that is played, from 0.
     :param count: how many are played; 0: all.

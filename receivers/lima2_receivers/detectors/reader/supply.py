@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...capture.format import is_capture
 from ...errors import ConfigError
 from ..supply import Supply
 from .ahead import ReadAhead
+from .capture_stack import open_capture
 from .h5_stack import H5Stack
 from .params import ReaderSettings
 from .raw_stack import MASTER, RawStack
@@ -30,7 +32,7 @@ def read_supply(settings: ReaderSettings) -> Supply:
 
 
 def open_stack(settings: ReaderSettings) -> Stack:
-    """Open what ``recording`` names, by what it is: a folder, a master file of packets, or HDF5.
+    """Open what ``recording`` names, by what it is: a folder, a master file of packets, a capture, or HDF5.
 
     :raises ConfigError: it is none of them, is not complete or can't be read.
     """
@@ -42,6 +44,8 @@ def open_stack(settings: ReaderSettings) -> Stack:
             raise ConfigError(f"recording {path}: there is no such file or folder")
         if MASTER.fullmatch(path.name):
             return RawStack(path, settings.gap_pixels)
+        if is_capture(path):
+            return open_capture(path)
         return H5Stack(path, settings.dataset)
     except OSError as error:
         raise ConfigError(f"recording {path}: {error.filename or path}: {error.strerror}") from error

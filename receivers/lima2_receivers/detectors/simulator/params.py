@@ -7,6 +7,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from lima2_processing.frame import FrameSpec
+from lima2_processing.layouts import grid, jungfrau
+
 
 class Size(StrEnum):
     """How big the simulated detector is."""
@@ -54,3 +57,16 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     spots: Annotated[int, Meta(ge=0)] = 0
     background: Annotated[float, Meta(ge=0)] = 2.0
     seed: int = 0
+
+
+def frame_spec(settings: SimulatorSettings) -> FrameSpec:
+    """Return what the frames of the simulated detector look like."""
+    match settings.size:
+        case Size.FOUR_M:
+            return jungfrau(8, settings.gap_pixels)
+        case Size.ONE_M:
+            return jungfrau(2, settings.gap_pixels)
+        case Size.MODULE:
+            return jungfrau(1, settings.gap_pixels)
+        case Size.TINY:
+            return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameSpec
-from lima2_processing.layouts import grid, jungfrau
 
 from ...errors import ConfigError, DetectorError
 from ..supply import Supply, scene
-from .params import SimulatorSettings, Size
+from .params import SimulatorSettings, Size, frame_spec
 from .scene import add_spots, background_rate, place_spots, raw_pixel_of
 
 log = logging.getLogger(__name__)
@@ -38,19 +37,6 @@ _MODELS = {
     Size.TINY: "tiny Jungfrau",
 }
 _SPOTS = {Size.FOUR_M: 120, Size.ONE_M: 60, Size.MODULE: 40, Size.TINY: 5}
-
-
-def frame_spec(settings: SimulatorSettings) -> FrameSpec:
-    """Return what the frames of the simulated detector look like."""
-    match settings.size:
-        case Size.FOUR_M:
-            return jungfrau(8, settings.gap_pixels)
-        case Size.ONE_M:
-            return jungfrau(2, settings.gap_pixels)
-        case Size.MODULE:
-            return jungfrau(1, settings.gap_pixels)
-        case Size.TINY:
-            return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))
 
 
 def simulate_supply(settings: SimulatorSettings, unwanted: threading.Event | None = None) -> Supply:
