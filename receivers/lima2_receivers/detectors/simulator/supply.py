@@ -14,6 +14,7 @@ from lima2_processing.frame import FrameSpec
 
 from ...errors import ConfigError, DetectorError
 from ..supply import Supply, scene
+from .images import simulate_images
 from .params import SimulatorSettings, Size, frame_spec
 from .scene import add_spots, background_rate, place_spots, raw_pixel_of
 
@@ -40,7 +41,9 @@ _SPOTS = {Size.FOUR_M: 120, Size.ONE_M: 60, Size.MODULE: 40, Size.TINY: 5}
 
 
 def simulate_supply(settings: SimulatorSettings, unwanted: threading.Event | None = None) -> Supply:
-    """Make the frames that the settings ask for; see ``simulate_frames``."""
+    """Make the frames that the settings ask for; see ``simulate_frames`` and ``images.simulate_images``."""
+    if not settings.is_jungfrau:
+        return simulate_images(settings, unwanted)
     look = Look(
         n_distinct=settings.n_distinct,
         hit_fraction=settings.hit_fraction,
