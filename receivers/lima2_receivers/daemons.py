@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -32,6 +33,14 @@ def set_up_logging(name: str, verbose: bool) -> None:
         stream=sys.stderr,
         force=True,
     )
+
+
+def ended_by_signal() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set from now on; for processes without an event loop."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
 
 
 def run_daemon(make: Callable[[], Daemon]) -> int:

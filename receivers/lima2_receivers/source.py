@@ -49,6 +49,18 @@ class PackedFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What messages alone tell of their acquisition, where nobody knows its plan.
+
+    :param series: the number that the detector stamped on the frames.
+    :param spec: what they look like.
+    """
+
+    series: int
+    spec: FrameSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Stranger:
     """A well-formed message that belongs to another series: a straggler, or another acquisition's frame."""
 
@@ -91,6 +103,17 @@ class Source(ABC, Generic[P]):
         self.params = params
         self.spec = spec
         self.series = series
+
+    @classmethod
+    def survey(cls, settings: msgspec.Struct, message: Sequence[memoryview]) -> Surveyed | None:
+        """Return what a message tells of its series, so that a capture of it can be played; None: nothing.
+
+        :param settings: the detector's table of the configuration.
+        :param message: its parts.
+        :raises ProtocolError: the bytes are not what the detector's protocol allows.
+        """
+        del settings, message
+        return None
 
     @abstractmethod
     def receive(self, message: Sequence[memoryview]) -> list[Item]:
@@ -190,6 +213,17 @@ class PacketSource(ABC, Generic[S, P]):
         self.params = params
         self.spec = spec
         self.series = series
+
+    @classmethod
+    def survey(cls, settings: S, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Surveyed | None:
+        """Return what packets tell of their acquisition, so that a capture of it can be played; None: nothing.
+
+        Any bytes may come; none raise an error.
+
+        :param packets: the first of it, some frames' worth; see ``locate``.
+        """
+        del settings, packets, sizes
+        return None
 
     @property
     def keeps_partial(self) -> bool:

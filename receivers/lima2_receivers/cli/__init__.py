@@ -9,6 +9,7 @@ import typer
 
 from .bench import bench
 from .calibrate import gains, pedestal
+from .capture import capture
 from .exports import cxi, merge_sparse
 from .operations import state, stop
 from .simulate import app as simulate
@@ -29,6 +30,7 @@ app.command()(cxi)
 app.command()(pedestal)
 app.command()(gains)
 app.command()(bench)
+app.command()(capture)
 app.add_typer(simulate, name="simulate")
 
 

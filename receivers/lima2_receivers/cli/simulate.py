@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import logging
 import threading
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from ..config import load_config
-from ..daemons import BAD_START, run_daemon, set_up_logging
+from ..daemons import BAD_START, ended_by_signal, run_daemon, set_up_logging
 from ..errors import ReceiverError
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Play a detector, with its own protocol, so that a whole site can be tried without one.", no_args_is_help=True
@@ -48,9 +51,7 @@ def eiger2(
     detector = SimulatedEiger2(stream, Look(rows, columns, bits, loss, duplicates, seed))
     server = Server(detector, port=port)
     serving = threading.Thread(target=server.serve, name="simplon")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signal()
     serving.start()
     typer.echo(server.url)
     try:
@@ -127,3 +128,36 @@ def smartpix(
     look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
     faults = Faults(loss, reordering, duplication, seed=seed)
     raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings, look, faults=faults))))
+
+
+@app.command()
+def capture(
+    file: Annotated[Path, typer.Argument(help="A file that `lima2 capture` made.", metavar="FILE")],
+    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    rank: Annotated[int, typer.Option(help="Of the receiver that gets the messages.", min=0)] = 0,
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as it goes, not at the times that they came.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for machines.")] = False,
+) -> None:
+    """Send the messages of a capture once more to a receiver, byte for byte, with nobody to arm or trigger.
+
+    A receiver takes those of acquisitions that live and refuses others. To play the frames of a capture in an
+    acquisition, give the file to the detector plugin `reader`.
+    """
+    from ..capture.format import Capture
+    from ..capture.play import open_spout, play
+
+    set_up_logging("capture", verbose=False)
+    ended = ended_by_signal()
+    try:
+        with Capture(file) as found:
+            if found.flaw:
+                log.warning("%s: %s; what is before it is sent", file, found.flaw)
+            spout = open_spout(found, load_config(config), rank)
+            try:
+                tally = play(found, spout, ended, hurry=fast)
+            finally:
+                spout.close()
+    except ReceiverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_START) from error
+    typer.echo(msgspec.json.encode(tally).decode() if json else f"{file}: {tally}")

@@ -42,6 +42,7 @@ class Sent(Struct, frozen=True):
     :param fate: ``sent``, ``lost`` (on purpose) or ``dropped`` (its receiver did not take it).
     :param timestamp: as stamped on the frame; seconds since the epoch.
     :param missing: packets or completion records of it that got lost on the way (on purpose), where it has some.
+    :param crc32: of its raw bytes, where the scenes are not known before they are sent.
     """
 
     index: int
@@ -50,12 +51,13 @@ class Sent(Struct, frozen=True):
     fate: str
     timestamp: float = 0.0
     missing: int = 0
+    crc32: int = 0
 
 
 class Journal(Struct, frozen=True):
     """Everything that a series sent.
 
-    :param scenes: the distinct frames.
+    :param scenes: the distinct frames; empty: each frame that was sent has its own.
     :param sent: frames in the order of their numbers.
     """
 
@@ -64,7 +66,8 @@ class Journal(Struct, frozen=True):
 
     def scene_of(self, frame: int) -> Scene:
         """Return what was in a frame."""
-        return self.scenes[self.sent[frame].scene]
+        sent = self.sent[frame]
+        return self.scenes[sent.scene] if self.scenes else Scene(sent.crc32)
 
 
 class JournalWriter:
@@ -72,7 +75,7 @@ class JournalWriter:
 
     :param folder: where; made if it is missing.
     :param series: number of the series.
-    :param scenes: the distinct frames.
+    :param scenes: the distinct frames, where they are known.
     """
 
     def __init__(self, folder: Path, series: int, scenes: tuple[Scene, ...]) -> None:

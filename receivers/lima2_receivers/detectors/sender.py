@@ -71,6 +71,7 @@ class SenderDaemon:
             await self._responder.close()
             if self._transmitter is not None:
                 self._transmitter.close()
+                self._transmitter.whole.close()
 
     async def _handle(self, request: SenderRequest) -> Message:
         if isinstance(request, Hello):

@@ -35,7 +35,7 @@ import numpy as np
 from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from ..errors import ProtocolError
-from ..source import Item, SeriesEnd, Source, Stranger
+from ..source import Item, SeriesEnd, Source, Stranger, Surveyed
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -67,6 +67,21 @@ def encode_end(series: int, n_frames: int) -> bytes:
 
 class StreamSource(Source[P], Generic[P]):
     """Parses the stream above. Frames' data are views of the message, not copies."""
+
+    @classmethod
+    def survey(cls, settings: msgspec.Struct, message: Sequence[memoryview]) -> Surveyed | None:
+        """Return the series and the look that a frame's header tells; how modules lie, it does not."""
+        del settings
+        if len(message) != 2 or len(message[0]) != HEADER.size:
+            return None
+        magic, version, kind, series, _, _, _, _, dtype, ndim, *sizes = HEADER.unpack(message[0])
+        if (magic, version, kind) != (MAGIC, VERSION, Kind.FRAME):
+            return None
+        try:
+            spec = FrameSpec(tuple(sizes[:ndim]), np.dtype(dtype.rstrip(b"\0").decode("ascii")).str)
+        except (TypeError, UnicodeDecodeError) as error:
+            raise ProtocolError(f"type of the pixels: got {dtype!r}, expected one of NumPy's") from error
+        return Surveyed(series, spec) if spec.nbytes == message[1].nbytes else None
 
     def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message.

@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from isal import isal_zlib
+
 from ..control import DetectorStatus
 from ..errors import DetectorError, StateError
 from .journal import JournalWriter, Sent
@@ -203,10 +205,14 @@ class Transmitter:
         scene = index % len(self._supply.frames)
         receiver = burst.receiver
         stamp = time.time()
-        fate, missing = "lost", 0
+        fate, missing, checksum = "lost", 0, 0
         if index not in self._lose and not (series.loss and self._random.random() < series.loss):
-            frame = Shot(self._number, index, self._supply.frames[scene], stamp)
-            delivery = self._outlet.send(frame, receiver, lambda: self._stopping(burst))
+            pixels = self._supply.frames[scene]
+            if not self._supply.scenes:
+                checksum = isal_zlib.crc32(pixels.data)
+            delivery = self._outlet.send(
+                Shot(self._number, index, pixels, stamp), receiver, lambda: self._stopping(burst)
+            )
             missing = delivery.missing
             if delivery.taken:
                 fate = "sent"
@@ -216,7 +222,7 @@ class Transmitter:
                 fate = "dropped"
         burst.receiver = (receiver + 1) % self._outlet.n_receivers
         if self._journal is not None:
-            self._journal.note(Sent(index, scene, receiver, fate, stamp, missing))
+            self._journal.note(Sent(index, scene, receiver, fate, stamp, missing, checksum))
         with self._changed:
             self._index += 1
         return True

@@ -7,6 +7,8 @@ import signal
 import zlib
 from pathlib import Path
 
+import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 
@@ -34,12 +36,17 @@ def test_frames_are_in_the_order_of_their_numbers(recording):
     assert found.spec.layout.chip_gap == 0
 
 
+def open_supply(recording, **settings):
+    return read_supply(ReaderSettings(control="unused", folder="/unused", recording=str(recording), **settings))
+
+
 def test_frames_are_the_files(recording):
-    supply = read_supply(ReaderSettings(control="unused", folder="/unused", recording=str(recording)))
+    supply = open_supply(recording)
     assert supply.limit == 3
-    assert [scene.crc32 for scene in supply.scenes] == [
+    assert [zlib.crc32(frame) for frame in supply.frames] == [
         zlib.crc32(path.read_bytes()) for path in find_recording(recording).raw
     ]
+    supply.close()
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -77,7 +84,7 @@ def test_a_frame_that_cannot_be_read_is_named(copy):
     (copy / "run_raw9.bin").unlink()
     (copy / "run_raw9.bin").symlink_to(copy / "nowhere")
     with pytest.raises(ConfigError, match=r"run_raw9\.bin: No such file"):
-        read_supply(ReaderSettings(control="unused", folder="/unused", recording=str(copy)))
+        open_supply(copy)
 
 
 async def test_a_recording_is_played_to_its_end_and_no_further(start, bind_pull, plan, recording):
@@ -96,12 +103,33 @@ async def test_a_recording_is_played_to_its_end_and_no_further(start, bind_pull,
         assert {end for _, end in received} == {SeriesEnd(3)}
         for frame, path in zip(frames, find_recording(recording).raw, strict=True):
             np.testing.assert_array_equal(frame.data[0], np.fromfile(path, "<u2").reshape(512, 1024))
+            assert running.journal(series).scene_of(frame.index).crc32 == zlib.crc32(path.read_bytes())
         assert (await running.control.stop()).sent == 3
+    assert await running.end(signal.SIGTERM) == 0
+
+
+async def test_a_part_of_an_hdf5_file_is_played_as_fast_as_it_goes(start, bind_pull, plan, tmp_path):
+    data = np.random.default_rng(0).poisson(3, (200, 64, 32)).astype("<i4")
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file.create_dataset("entry/data/data", data=data, chunks=(1, 64, 32), **hdf5plugin.Bitshuffle())
+    settings = {"recording": str(tmp_path / "run.h5"), "start": 10, "count": 60, "stride": 3}
+    running = await (await start(plugin="reader", receivers=2, **settings)).ready()
+    pulls = [bind_pull(endpoint) for endpoint in running.endpoints]
+    for series in (1, 2):
+        spec = (await running.control.prepare(series, plan(0))).frame_spec
+        await running.control.trigger(0, 1e-6, 0.0)
+        received = await asyncio.gather(*(pull.until_end(running.source(spec, series)) for pull in pulls))
+        frames = sorted((frame for found, _ in received for frame in found), key=lambda frame: frame.index)
+        np.testing.assert_array_equal([frame.data for frame in frames], data[10:190:3])
+        assert (await running.control.stop()).sent == 60
+        journal = running.journal(series)
+        assert [journal.scene_of(at).crc32 for at in range(60)] == [zlib.crc32(frame.data) for frame in frames]
     assert await running.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.skipif(not (DATA / "jungfrau_mod5").is_dir(), reason=f"no recorded Jungfrau frames in {DATA}")
 def test_a_real_recording_is_read():
-    supply = read_supply(ReaderSettings(control="unused", folder="/unused", recording=str(DATA / "jungfrau_mod5")))
+    supply = open_supply(DATA / "jungfrau_mod5")
     assert supply.limit == len(supply.frames) == 5
     assert (supply.frames[0] >> 14 != 2).all()
+    supply.close()

@@ -263,7 +263,7 @@ async def test_a_second_one_on_the_same_endpoint_is_refused_and_writes_nothing(s
         ({"folder": "here"}, "detector.settings.folder: got 'here', expected an absolute folder"),
         ({"folder": "/proc/none"}, "detector.settings.folder: /proc/none: "),
         ({"control": "ipc:///proc/none/control"}, "detector.settings.control: ipc:///proc/none/control can't be bound"),
-        ({"plugin": "reader", "recording": "/none"}, "recording /none: there is no such folder"),
+        ({"plugin": "reader", "recording": "/none"}, "recording /none: there is no such file or folder"),
         ({"plugin": "eiger2"}, "detector.plugin: got 'eiger2'"),
     ],
 )

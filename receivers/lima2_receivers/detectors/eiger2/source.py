@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Sequence
 
-from lima2_processing.frame import FrameIdx
+import msgspec
+
+from lima2_processing.frame import FrameIdx, FrameSpec
 
 from ...errors import ProtocolError
-from ...source import Item, PackedFrame, Remark, SeriesEnd, Source, Stranger
+from ...source import Item, PackedFrame, Remark, SeriesEnd, Source, Stranger, Surveyed
 from .events import StreamEnd, StreamEvent, StreamImage, StreamStart
 from .params import Eiger2Params
 from .stream1 import parse_stream1
@@ -34,6 +36,19 @@ class Eiger2Source(Source[Eiger2Params]):
             return isinstance(_parse(message), StreamStart)
         except ProtocolError:
             return False
+
+    @classmethod
+    def survey(cls, settings: msgspec.Struct, message: Sequence[memoryview]) -> Surveyed | None:
+        """Return what an image tells.
+
+        :raises ProtocolError: the message is neither format.
+        """
+        del settings
+        event = _parse(message)
+        if not isinstance(event, StreamImage):
+            return None
+        shape = event.shape if len(event.channels) == 1 else (len(event.channels), *event.shape)
+        return Surveyed(event.series, FrameSpec(shape, event.dtype))
 
     def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lima2_processing.frame import FrameSpec
 
 from ...plan import FileExistsPolicy
-from ...source import REFUSED, STRANGE, Located, PacketSource, Run
+from ...source import REFUSED, STRANGE, Located, PacketSource, Run, Surveyed
 from .packets import HEADER, JUNGFRAU, PACKET, PACKETS, PIXELS_BYTES, ROWS_A_PACKET, VERSION
-from .params import JungfrauParams, JungfrauSettings
+from .params import JungfrauParams, JungfrauSettings, frame_spec
 from .raw_files import RawFiles, raw_file_names
 
 # Of a header's six 64-bit words, the bits that tell where a packet belongs.
@@ -47,6 +47,28 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         self._base = module * count + self._half
         self._expected = {self._key(at): self._headers(at) for at in product(range(self._rows), range(self._columns))}
         self._sizes = np.full(PACKETS, PACKET.itemsize, np.uint32).tobytes()
+
+    @classmethod
+    def survey(
+        cls, settings: JungfrauSettings, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]
+    ) -> Surveyed | None:
+        """Return the first frame's number, and how many rows were read out, by the numbers of the packets.
+
+        The rows are those around a module's middle, so that the outermost packet on either side tells.
+        """
+        header = packets.view(PACKET)[:, 0]["header"]
+        down, across = settings.modules
+        per_port = PACKETS // settings.interfaces
+        valid = (sizes == PACKET.itemsize) & (header["type"] == JUNGFRAU) & (header["version"] == VERSION)
+        valid &= (header["row"] < down * settings.interfaces) & (header["column"] < across)
+        valid &= header["packet"] < per_port
+        if not valid.any():
+            return None
+        header = header[valid]
+        at = header["row"] % settings.interfaces * per_port + header["packet"].astype(np.int64)
+        first = min(int(at.min()), PACKETS - 1 - int(at.max()))
+        spec = frame_spec(settings, (PACKETS - 2 * first) * ROWS_A_PACKET)
+        return Surveyed(int(header["frame"].min()), spec)
 
     @property
     def keeps_partial(self) -> bool:

@@ -1,4 +1,4 @@
-"""The Reader: plays recorded raw Jungfrau frames of one module."""
+"""The Reader: plays recorded frames, whatever detector they are of."""
 
 from ...control import DetectorPlugin
 from .params import ReaderParams, ReaderSettings

@@ -10,10 +10,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lima2_processing.frame import FrameSpec
 from lima2_processing.layouts import JUNGFRAU_MODULE, jungfrau
 
-from ...errors import ConfigError
+from ...errors import ConfigError, DetectorError
 
 _RAW_NUMBER = re.compile(r"_raw(\d+)\.bin$")
 _PIXELS = JUNGFRAU_MODULE[0] * JUNGFRAU_MODULE[1]
@@ -36,6 +39,34 @@ class Recording:
     def spec(self) -> FrameSpec:
         """What the frames look like: one module, without gap pixels."""
         return jungfrau(1, gap_pixels=False)
+
+
+class FolderStack:
+    """The raw frames of a folder.
+
+    :param folder: see ``find_recording``.
+    :param gap_pixels: True: the double-size pixels at chip edges take two pixels of the image.
+    :raises ConfigError: the recording is not complete.
+    """
+
+    def __init__(self, folder: Path, gap_pixels: bool = False) -> None:
+        self._raw = find_recording(folder).raw
+        self.model = "Recorded Jungfrau module"
+        self.spec = jungfrau(1, gap_pixels)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def read(self, index: int) -> NDArray[np.generic]:
+        """Read a frame; see ``Stack``."""
+        path = self._raw[index]
+        try:
+            return np.fromfile(path, self.spec.dtype).reshape(self.spec.shape)
+        except (OSError, ValueError) as error:
+            raise DetectorError(f"recording {path}: {error}") from error
+
+    def close(self) -> None:
+        """No file stays open."""
 
 
 def find_recording(folder: Path) -> Recording:

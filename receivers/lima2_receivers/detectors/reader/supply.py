@@ -1,27 +1,51 @@
-"""The Reader's frames, read before the first is sent."""
+"""The Reader's frames, read a little ahead of their time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from ...capture.format import is_capture
 from ...errors import ConfigError
-from ..supply import Supply, scene
+from ..supply import Supply
+from .ahead import ReadAhead
+from .capture_stack import open_capture
+from .h5_stack import H5Stack
 from .params import ReaderSettings
-from .recording import find_recording
+from .raw_stack import MASTER, RawStack
+from .recording import FolderStack
+from .stack import Stack, choose_frames
 
 
 def read_supply(settings: ReaderSettings) -> Supply:
-    """Read all frames of a recording.
+    """Open a recording. Its frames are read when they are sent, or a little before.
 
-    :raises ConfigError: the recording is not complete or can't be read.
+    :raises ConfigError: the recording is not complete, can't be read, or does not have the frames that are asked for.
     """
-    folder = Path(settings.recording)
+    stack = open_stack(settings)
     try:
-        recording = find_recording(folder)
-        spec = recording.spec
-        frames = tuple(np.fromfile(path, spec.dtype).reshape(spec.shape) for path in recording.raw)
+        chosen = choose_frames(len(stack), settings.start, settings.count, settings.stride)
+        frames = ReadAhead(stack, chosen)
+    except BaseException:
+        stack.close()
+        raise
+    return Supply(stack.model, stack.spec, frames, (), len(chosen), frames.close)
+
+
+def open_stack(settings: ReaderSettings) -> Stack:
+    """Open what ``recording`` names, by what it is: a folder, a master file of packets, a capture, or HDF5.
+
+    :raises ConfigError: it is none of them, is not complete or can't be read.
+    """
+    path = Path(settings.recording)
+    try:
+        if path.is_dir():
+            return FolderStack(path, settings.gap_pixels)
+        if not path.is_file():
+            raise ConfigError(f"recording {path}: there is no such file or folder")
+        if MASTER.fullmatch(path.name):
+            return RawStack(path, settings.gap_pixels)
+        if is_capture(path):
+            return open_capture(path)
+        return H5Stack(path, settings.dataset)
     except OSError as error:
-        raise ConfigError(f"recording {folder}: {error.filename or folder}: {error.strerror}") from error
-    return Supply("Recorded Jungfrau module", spec, frames, tuple(scene(frame) for frame in frames), len(frames))
+        raise ConfigError(f"recording {path}: {error.filename or path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""A simulated Jungfrau: Poisson background, Bragg spots of known place, three gains, and losses on request."""
+"""A simulated detector: a Jungfrau with its gains or any images, scenes of known content, and losses on request."""
 
 from ...control import DetectorPlugin
 from .params import SimulatorParams, SimulatorSettings

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 from msgspec import Meta, Struct
+
+from lima2_processing.frame import FrameSpec
+from lima2_processing.layouts import grid, jungfrau
 
 
 class Size(StrEnum):
@@ -15,6 +19,18 @@ class Size(StrEnum):
     ONE_M = "1m"  # 2 modules
     MODULE = "module"  # 1 module
     TINY = "tiny"  # 1 module of 64 x 128 pixels, for tests
+
+
+class Scenery(StrEnum):
+    """What falls on the simulated detector."""
+
+    DIFFRACTION = "diffraction"  # a background and Bragg spots
+    GAUSS = "gauss"  # a hill that wanders from frame to frame
+    SPIRAL = "spiral"  # an arm that turns from frame to frame
+
+
+PixelType = Literal["", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"]
+SMALLEST, LARGEST = 16, 16384  # sides of an image
 
 
 class SimulatorParams(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +51,9 @@ class SimulatorParams(Struct, frozen=True, forbid_unknown_fields=True):
 class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The simulator's table in the configuration.
 
+    With the defaults of ``scene``, ``dtype``, ``channels`` and ``shape`` it is a Jungfrau: raw frames of modules, with
+    gain stages, and calibration files beside them. If any of them is another, frames are images of counts.
+
     :param control: endpoint of its commands.
     :param folder: absolute folder for its journals and calibration files.
     :param send_timeout: seconds that a frame waits for its receiver before it is dropped; after that, frames for this
@@ -47,6 +66,11 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     :param background: photons a pixel near the beam.
     :param seed: of all that is random.
     :param hosts: True: its control has a part on each receiver host, which writes down what it is told.
+    :param scene: what falls on the detector.
+    :param dtype: of the counts; empty: uint16. Counts stop at the largest that it holds.
+    :param channels: of a frame, which then is (channels, rows, cols), each with 1 / (its number + 1) of the first
+        one's counts, the first's number being 0; 1: frames are (rows, cols).
+    :param shape: of an image (rows, cols); 0, 0: of the image that a Jungfrau of this ``size`` gives.
     """
 
     control: str
@@ -60,3 +84,39 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     background: Annotated[float, Meta(ge=0)] = 2.0
     seed: int = 0
     hosts: bool = False
+    scene: Scenery = Scenery.DIFFRACTION
+    dtype: PixelType = ""
+    channels: Annotated[int, Meta(ge=1, le=64)] = 1
+    shape: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if self.shape != (0, 0) and not all(SMALLEST <= side <= LARGEST for side in self.shape):
+            raise ValueError(f"shape: got {list(self.shape)}, expected two of {SMALLEST} to {LARGEST}, or [0, 0]")
+
+    @property
+    def is_jungfrau(self) -> bool:
+        """Whether frames are raw ones of a Jungfrau's modules."""
+        return (self.scene, self.dtype, self.channels, self.shape) == (Scenery.DIFFRACTION, "", 1, (0, 0))
+
+
+def frame_spec(settings: SimulatorSettings) -> FrameSpec:
+    """Return what the frames of the simulated detector look like."""
+    modules = _modules(settings)
+    if settings.is_jungfrau or modules.layout is None:
+        return modules
+    shape = settings.shape if any(settings.shape) else modules.layout.image_shape
+    dtype = np.dtype(settings.dtype or "uint16").str
+    return FrameSpec(shape if settings.channels == 1 else (settings.channels, *shape), dtype)
+
+
+def _modules(settings: SimulatorSettings) -> FrameSpec:
+    """Return the raw frame of a Jungfrau of this size."""
+    match settings.size:
+        case Size.FOUR_M:
+            return jungfrau(8, settings.gap_pixels)
+        case Size.ONE_M:
+            return jungfrau(2, settings.gap_pixels)
+        case Size.MODULE:
+            return jungfrau(1, settings.gap_pixels)
+        case Size.TINY:
+            return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameSpec
-from lima2_processing.layouts import grid, jungfrau
 
 from ...errors import ConfigError, DetectorError
 from ..supply import Supply, scene
-from .params import SimulatorSettings, Size
+from .images import simulate_images
+from .params import SimulatorSettings, Size, frame_spec
 from .scene import add_spots, background_rate, place_spots, raw_pixel_of
 
 log = logging.getLogger(__name__)
@@ -40,21 +40,10 @@ _MODELS = {
 _SPOTS = {Size.FOUR_M: 120, Size.ONE_M: 60, Size.MODULE: 40, Size.TINY: 5}
 
 
-def frame_spec(settings: SimulatorSettings) -> FrameSpec:
-    """Return what the frames of the simulated detector look like."""
-    match settings.size:
-        case Size.FOUR_M:
-            return jungfrau(8, settings.gap_pixels)
-        case Size.ONE_M:
-            return jungfrau(2, settings.gap_pixels)
-        case Size.MODULE:
-            return jungfrau(1, settings.gap_pixels)
-        case Size.TINY:
-            return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))
-
-
 def simulate_supply(settings: SimulatorSettings, unwanted: threading.Event | None = None) -> Supply:
-    """Make the frames that the settings ask for; see ``simulate_frames``."""
+    """Make the frames that the settings ask for; see ``simulate_frames`` and ``images.simulate_images``."""
+    if not settings.is_jungfrau:
+        return simulate_images(settings, unwanted)
     look = Look(
         n_distinct=settings.n_distinct,
         hit_fraction=settings.hit_fraction,

@@ -111,7 +111,7 @@ class SmartpixOutlet:
         params = decode_params(arm.parameters, SmartpixParams, "detector")
         self._main, *further = descriptors(params)
         self._further = tuple(
-            _Stream(channel, one, self._supply.send_as(self._whole, one, params.depth).frames)
+            _Stream(channel, one, tuple(self._supply.send_as(self._whole, one, params.depth).frames))
             for channel, one in enumerate(further, MAIN + 1)
         )
         for way in self._ways:
