@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from importlib import import_module
 from typing import Any, Protocol
@@ -128,7 +129,8 @@ class DetectorPlugin(Struct, frozen=True):
     :param settings: frozen struct of its table in the configuration: where the detector is. For ``Transport.UDP``, it
         is a ``PacketSettings``.
     :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource.
-    :param control: ``module:class`` of the Control; constructed with (settings, receivers, timeout in seconds).
+    :param control: ``module:name`` of the Control, or of a function that makes one; called with (settings, receivers,
+        timeout in seconds).
     :param transport: how its data comes.
     """
 
@@ -147,8 +149,8 @@ class DetectorPlugin(Struct, frozen=True):
         """Import and return the PacketSource class of a detector that sends packets."""
         return _load(self.source)
 
-    def load_control(self) -> type[Control]:
-        """Import and return the Control class."""
+    def load_control(self) -> Callable[[Any, tuple[str, ...], float], Control]:
+        """Import and return what makes the Control."""
         return _load(self.control)
 
 
@@ -166,6 +168,6 @@ class PacketSettings(Struct, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-def _load(place: str) -> type:
+def _load(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
