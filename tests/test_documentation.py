@@ -12,6 +12,8 @@ from lima2_processing.calibration import CalibrationFile
 from lima2_processing.pipelines.smx_params import SmxParams
 from lima2_receivers import config, plan
 from lima2_receivers.detectors.eiger2.params import Eiger2Params, Eiger2Settings
+from lima2_receivers.detectors.jungfrau.params import JungfrauSettings
+from lima2_receivers.detectors.jungfraujoch.params import JungfraujochParams, JungfraujochSettings
 from lima2_receivers.detectors.reader.params import ReaderSettings
 from lima2_receivers.detectors.simulator.params import SimulatorParams, SimulatorSettings
 from lima2_receivers.errors import _KINDS
@@ -32,6 +34,8 @@ CONFIGURATION = (
     SimulatorSettings,
     ReaderSettings,
     Eiger2Settings,
+    JungfrauSettings,
+    JungfraujochSettings,
 )
 PARAMETERS = (
     plan.AcquisitionParams,
@@ -41,6 +45,7 @@ PARAMETERS = (
     CalibrationFile,
     SimulatorParams,
     Eiger2Params,
+    JungfraujochParams,
 )
 
 

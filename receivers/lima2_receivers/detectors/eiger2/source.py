@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from lima2_processing.frame import Frame, FrameIdx
+from lima2_processing.frame import Frame, FrameIdx, FrameSpec
 
 from ...errors import ProtocolError
 from ...source import PackedFrame, SeriesEnd, Source, Stranger
@@ -35,15 +35,21 @@ class Eiger2Source(Source[Eiger2Params]):
             case StreamEnd():
                 return [SeriesEnd(None)]
             case StreamImage():
-                return [self._frame(event)]
+                return [to_frame(event, self.spec)]
 
-    def _frame(self, image: StreamImage) -> PackedFrame:
-        n_channels = 1 if len(self.spec.shape) == 2 else self.spec.shape[0]
-        got = (len(image.channels), *image.shape, image.dtype)
-        if got != (expected := (n_channels, *self.spec.shape[-2:], self.spec.dtype)):
-            raise ProtocolError(f"image {image.index}: got channels, rows, cols, type {got}, expected {expected}")
-        timestamp = time.time() if math.isnan(image.timestamp) else image.timestamp
-        return PackedFrame(FrameIdx(image.index), image.channels, timestamp)
+
+def to_frame(image: StreamImage, spec: FrameSpec) -> PackedFrame:
+    """Return an image as a frame.
+
+    :param spec: what frames look like.
+    :raises ProtocolError: it does not look so.
+    """
+    n_channels = 1 if len(spec.shape) == 2 else spec.shape[0]
+    got = (len(image.channels), *image.shape, image.dtype)
+    if got != (expected := (n_channels, *spec.shape[-2:], spec.dtype)):
+        raise ProtocolError(f"image {image.index}: got channels, rows, cols, type {got}, expected {expected}")
+    timestamp = time.time() if math.isnan(image.timestamp) else image.timestamp
+    return PackedFrame(FrameIdx(image.index), image.channels, timestamp)
 
 
 def _parse(message: Sequence[memoryview]) -> StreamEvent:
