@@ -51,7 +51,7 @@ class SlsControl:
 
         :raises DetectorError: a module does not answer, or is no Jungfrau.
         """
-        await self._attach()
+        await self._process.start(attachment(self._settings))
         n_modules = self._settings.n_modules
         return Capabilities(
             model=f"Jungfrau of {n_modules} module{'s' if n_modules > 1 else ''}",
@@ -124,7 +124,7 @@ class SlsControl:
 
     async def stop(self) -> DetectorStatus:
         """Stop what is exposed. How many frames an exposure gave that was cut short, it can't say."""
-        await self._attach()
+        await self._process.start(attachment(self._settings))
         self._armed = False
         if (await self.status()).busy:
             await self._process.ask(Halt(), Done)
@@ -138,15 +138,6 @@ class SlsControl:
     async def close(self) -> None:
         """End PSI's client; the detector stays as it is."""
         await self._process.close()
-
-    async def _attach(self) -> None:
-        if not self._process.running:
-            await self._process.start()
-            try:
-                await self._process.ask(attachment(self._settings), Done)
-            except BaseException:
-                await self._process.close()
-                raise
 
     async def _at_rest(self, seconds: float) -> bool:
         """Wait until nothing is exposed; False: something still is."""

@@ -11,7 +11,7 @@ import msgspec
 
 from ...cancellation import to_the_end
 from ...errors import DetectorError, ProtocolError, error_from_code
-from ...messages import Failed, Message
+from ...messages import Done, Failed, Message
 from .sls_messages import LENGTH, Calling, Reply, Request, decode_reply, frame
 
 R = TypeVar("R", bound=Message)
@@ -37,28 +37,12 @@ class SlsProcess:
         """Whether requests can be made."""
         return self._process is not None and self._process.returncode is None
 
-    async def start(self) -> None:
-        """Start the process, and wait until it has loaded PSI's client.
+    async def start(self, first: Request) -> None:
+        """Start the process and make a first request, unless it runs. No other request comes before that one.
 
-        :raises DetectorError: it could not.
+        :raises DetectorError: PSI's client could not be loaded, or the request failed; the process has ended.
         """
-        await self.close()
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", _MODULE), stdin=pipe, stdout=pipe, start_new_session=True
-        )
-        self._process = process
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await self._read(process)
-        except TimeoutError:
-            await self.close()
-            raise DetectorError(f"{self._who}: PSI's client did not load within {_START_SECONDS:g} s") from None
-        except EOFError as error:
-            await self._end(process, wait=True)
-            raise DetectorError(
-                f"{self._who}: PSI's client ended with status {process.returncode} as it loaded"
-            ) from error
+        await to_the_end(self._start_in_turn(first))
 
     async def ask(self, request: Request, expected: type[R]) -> R:
         """Make a request and return its reply. Other requests are waited for, each of which has deadlines.
@@ -74,11 +58,39 @@ class SlsProcess:
         if process is not None:
             await self._end(process, wait=not self._turn.locked())
 
+    async def _start_in_turn(self, first: Request) -> None:
+        async with self._turn:
+            if self.running:
+                return
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", _MODULE), stdin=pipe, stdout=pipe, start_new_session=True
+            )
+            try:
+                await self._load(process)
+                self._check(await self._exchange(process, first), Done)
+            except BaseException:
+                await self._end(process, wait=False)
+                raise
+            self._process = process
+
+    async def _load(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._read(process)
+        except TimeoutError:
+            raise DetectorError(f"{self._who}: PSI's client did not load within {_START_SECONDS:g} s") from None
+        except EOFError as error:
+            raise DetectorError(f"{self._who}: PSI's client could not be loaded: see the conductor's log") from error
+
     async def _ask_in_turn(self, request: Request, expected: type[R]) -> R:
         async with self._turn:
-            if self._process is None or self._process.returncode is not None:
+            if self._process is None or not self.running:
                 raise DetectorError(f"{self._who}: PSI's client is not running")
             reply = await self._exchange(self._process, request)
+        return self._check(reply, expected)
+
+    def _check(self, reply: Reply, expected: type[R]) -> R:
         if isinstance(reply, Failed):
             error = error_from_code(reply.code, reply.message)
             raise type(error)(f"{self._who}: {error}") from error

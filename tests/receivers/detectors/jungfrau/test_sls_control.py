@@ -133,7 +133,24 @@ async def test_a_request_that_is_cancelled_does_not_mix_up_the_next(connect):
     assert (await control.prepare(1, plan())).series == 1
 
 
-async def test_a_detector_that_rests_early_is_a_fault(connect, monkeypatch):
+async def test_several_may_connect_at_once(connect):
+    control = connect("m0")
+    found = await asyncio.gather(*(control.connect() for _ in range(3)))
+    assert len({each.model for each in found}) == 1
+    assert (await control.prepare(1, plan())).series == 1
+
+
+async def test_a_process_that_ended_is_told_and_replaced(connect):
+    control = connect("m0")
+    await control.connect()
+    control._process._process.kill()
+    with pytest.raises(DetectorError, match="PSI's client (ended with status -9|is not running)"):
+        await control.status()
+    await control.connect()
+    assert not (await control.status()).busy
+
+
+async def test_a_detector_that_rests_early_is_a_fault(connect):
     control = connect("m0")
     await control.connect()
     await control.prepare(1, plan(nb_frames=1000))
