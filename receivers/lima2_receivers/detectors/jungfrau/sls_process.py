@@ -70,7 +70,7 @@ class SlsProcess:
                 await self._load(process)
                 self._check(await self._exchange(process, first), Done)
             except BaseException:
-                await self._end(process, wait=False)
+                await self._end(process, wait=True)
                 raise
             self._process = process
 
@@ -112,7 +112,7 @@ class SlsProcess:
             await self._end(process, wait=False)
             raise DetectorError(f"{self._who}: {call} did not return within {self._timeout:g} s") from None
         except (OSError, EOFError) as error:
-            await self._end(process, wait=False)
+            await self._end(process, wait=True)  # it ends by itself
             raise DetectorError(
                 f"{self._who}: PSI's client ended with status {process.returncode} in {call}"
             ) from error

@@ -144,7 +144,7 @@ async def test_a_process_that_ended_is_told_and_replaced(connect):
     control = connect("m0")
     await control.connect()
     control._process._process.kill()
-    with pytest.raises(DetectorError, match="PSI's client (ended with status -9|is not running)"):
+    with pytest.raises(DetectorError, match=r"PSI's client (ended with status -9|is not running)"):
         await control.status()
     await control.connect()
     assert not (await control.status()).busy
