@@ -13,6 +13,7 @@ from lima2_processing.pipelines.smx_params import SmxParams
 from lima2_receivers import config, plan
 from lima2_receivers.detectors.eiger2.params import Eiger2Params, Eiger2Settings
 from lima2_receivers.detectors.jungfrau.params import JungfrauParams, JungfrauSettings
+from lima2_receivers.detectors.jungfraujoch.params import JungfraujochParams, JungfraujochSettings
 from lima2_receivers.detectors.reader.params import ReaderSettings
 from lima2_receivers.detectors.simulator.params import SimulatorParams, SimulatorSettings
 from lima2_receivers.detectors.smartpix.descriptors import Descriptor
@@ -37,6 +38,7 @@ CONFIGURATION = (
     Eiger2Settings,
     JungfrauSettings,
     SmartpixSettings,
+    JungfraujochSettings,
 )
 PARAMETERS = (
     plan.AcquisitionParams,
@@ -49,6 +51,7 @@ PARAMETERS = (
     JungfrauParams,
     SmartpixParams,
     Descriptor,
+    JungfraujochParams,
 )
 
 

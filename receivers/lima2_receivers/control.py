@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from importlib import import_module
 from typing import Annotated, Any, Protocol
@@ -158,7 +159,8 @@ class DetectorPlugin(Struct, frozen=True):
         is a ``PacketSettings``; for ``Transport.RING``, a ``TransferSettings``.
     :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource; for ``Transport.RING``,
         of the TransferSource.
-    :param control: ``module:class`` of the Control; constructed with (settings, receivers, timeout in seconds).
+    :param control: ``module:name`` of the Control, or of a function that makes one; called with (settings, receivers,
+        timeout in seconds).
     :param transport: how its data comes.
     :param host_control: ``module:class`` of the HostControl; constructed with (settings, rank). Empty: it has none.
     """
@@ -187,8 +189,8 @@ class DetectorPlugin(Struct, frozen=True):
         """Import and return the TransferSource class of a detector that writes into the receivers' memory."""
         return _load(self.source)
 
-    def load_control(self) -> type[Control]:
-        """Import and return the Control class."""
+    def load_control(self) -> Callable[[Any, tuple[str, ...], float], Control]:
+        """Import and return what makes the Control."""
         return _load(self.control)
 
 
@@ -216,6 +218,6 @@ class TransferSettings(Struct, frozen=True, kw_only=True):
     transfer_slots: Annotated[int, Meta(ge=2, le=65536)] = 64
 
 
-def _load(place: str) -> type:
+def _load(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

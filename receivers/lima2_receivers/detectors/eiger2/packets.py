@@ -20,7 +20,7 @@ from .stream2 import PACKED, ROW_MAJOR, SELF_DESCRIBED, TYPED
 
 RATE = 50_000_000  # ticks a second of the detector's clock
 _TAGS = {dtype: tag for tag, dtype in TYPED.items()}
-_NAMES = {"|u1": "uint8", "<u2": "uint16", "<u4": "uint32"}
+_NAMES = {"|u1": "uint8", "<u2": "uint16", "<u4": "uint32", "<i2": "int16", "<i4": "int32"}
 
 
 def pack(image: NDArray[np.generic], packing: Packing) -> bytes:

@@ -64,7 +64,7 @@ class Eiger2Source(Source[Eiger2Params]):
             case StreamEnd(content=content):
                 return [Remark(content), SeriesEnd(None)]
             case StreamImage():
-                frame = self._frame(event)
+                frame = to_frame(event, self.spec)
                 return [frame, Remark(event.extra)] if event.extra else [frame]
 
     def _is_own(self, event: StreamEvent) -> bool:
@@ -76,13 +76,19 @@ class Eiger2Source(Source[Eiger2Params]):
             self._unique = event.unique
         return not event.unique or event.unique == self._unique
 
-    def _frame(self, image: StreamImage) -> PackedFrame:
-        n_channels = 1 if len(self.spec.shape) == 2 else self.spec.shape[0]
-        got = (len(image.channels), *image.shape, image.dtype)
-        if got != (expected := (n_channels, *self.spec.shape[-2:], self.spec.dtype)):
-            raise ProtocolError(f"image {image.index}: got channels, rows, cols, type {got}, expected {expected}")
-        timestamp = time.time() if math.isnan(image.timestamp) else image.timestamp
-        return PackedFrame(FrameIdx(image.index), image.channels, timestamp)
+
+def to_frame(image: StreamImage, spec: FrameSpec) -> PackedFrame:
+    """Return an image as a frame.
+
+    :param spec: what frames look like.
+    :raises ProtocolError: it does not look so.
+    """
+    n_channels = 1 if len(spec.shape) == 2 else spec.shape[0]
+    got = (len(image.channels), *image.shape, image.dtype)
+    if got != (expected := (n_channels, *spec.shape[-2:], spec.dtype)):
+        raise ProtocolError(f"image {image.index}: got channels, rows, cols, type {got}, expected {expected}")
+    timestamp = time.time() if math.isnan(image.timestamp) else image.timestamp
+    return PackedFrame(FrameIdx(image.index), image.channels, timestamp)
 
 
 def _parse(message: Sequence[memoryview]) -> StreamEvent:

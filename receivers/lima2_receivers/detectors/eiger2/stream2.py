@@ -17,7 +17,8 @@ from .events import StreamEnd, StreamEvent, StreamImage, StreamStart
 
 SELF_DESCRIBED = 55799  # tag that a message may begin with: what follows is CBOR
 ROW_MAJOR = 40  # tag of an array: [shape, typed array] (RFC 8746)
-TYPED = {64: "|u1", 69: "<u2", 70: "<u4", 85: "<f4"}  # tags of typed arrays, little endian
+# tags of typed arrays, little endian (RFC 8746)
+TYPED = {64: "|u1", 69: "<u2", 70: "<u4", 72: "|i1", 77: "<i2", 78: "<i4", 85: "<f4"}
 PACKED = 56500  # DECTRIS' tag for packed bytes: [algorithm, element size, bytes]
 MAX_DEPTH = 16  # of nested containers: real messages have 7
 MAX_CHANNELS = 8
@@ -31,6 +32,14 @@ def parse_stream2(message: memoryview) -> StreamEvent:
 
     :raises ProtocolError: it is not what Stream2 allows.
     """
+    return to_event(decode_map(message), message)
+
+
+def decode_map(message: memoryview) -> Mapping[str, Any]:
+    """Return what a message holds.
+
+    :raises ProtocolError: it is no map in CBOR, or there is more.
+    """
     stream = BytesIO(message)
     try:
         content = cbor2.CBORDecoder(stream, max_depth=MAX_DEPTH, allow_indefinite=False).decode()
@@ -40,6 +49,15 @@ def parse_stream2(message: memoryview) -> StreamEvent:
         raise ProtocolError(f"stream2: got {len(message)} bytes, expected {stream.tell()}, where the message ends")
     if not isinstance(content, Mapping):
         raise ProtocolError(f"stream2: got {type(content).__name__}, expected a map")
+    return content
+
+
+def to_event(content: Mapping[str, Any], message: memoryview) -> StreamEvent:
+    """Return what a message says.
+
+    :param content: of the message.
+    :raises ProtocolError: it is not what Stream2 allows.
+    """
     series = _whole(content, "series_id")
     match content.get("type"):
         case "start":

@@ -10,6 +10,6 @@ PLUGIN = DetectorPlugin(
     params=JungfrauParams,
     settings=JungfrauSettings,
     source="lima2_receivers.detectors.jungfrau.source:JungfrauSource",
-    control="lima2_receivers.detectors.jungfrau.control:JungfrauControl",
+    control="lima2_receivers.detectors.jungfrau.control:make_control",
     transport=Transport.UDP,
 )

@@ -1,4 +1,4 @@
-"""A Jungfrau's control half: it drives the simulated detector."""
+"""A Jungfrau's control half: PSI's client where the configuration names modules, else the simulated detector."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ from ...plan import AcquisitionPlan, decode_params
 from ..protocol import Arm
 from ..remote import RemoteControl
 from .params import Gain, JungfrauParams, JungfrauSettings
+from .sls_control import SlsControl
 
 
-class JungfrauControl(RemoteControl[JungfrauSettings]):
+def make_control(
+    settings: JungfrauSettings, receivers: tuple[str, ...], timeout: float
+) -> SlsControl | SimulatedControl:
+    """Return the control of the detector that the configuration describes; see ``Control``.
+
+    :raises ConfigError: PSI's client is not installed, or the network is not described whole.
+    """
+    if settings.hostnames:
+        return SlsControl(settings, receivers, timeout)
+    return SimulatedControl(settings, receivers, timeout)
+
+
+class SimulatedControl(RemoteControl[JungfrauSettings]):
     """Drives a simulated Jungfrau's process."""
 
     def endpoint(self, settings: JungfrauSettings) -> str:

@@ -48,22 +48,38 @@ class JungfrauSettings(PacketSettings, frozen=True, forbid_unknown_fields=True):
     The receivers' ``data`` is ``udp://HOST:PORT``, the port of the first module. Each module takes as many ports as it
     has interfaces, the one after the other.
 
-    :param control: endpoint of the simulated detector's commands.
-    :param folder: absolute folder for the simulated detector's journals and calibration files.
+    :param control: endpoint of the simulated detector's commands; needed without ``hostnames``.
+    :param folder: absolute folder for the simulated detector's journals and calibration files; needed without
+        ``hostnames``.
     :param modules: how many there are (down, across), 8 at most.
     :param interfaces: UDP interfaces that a module sends with: with 2, each carries one half of its rows.
     :param gap_pixels: True: the double-size pixels at chip edges take two pixels of the image.
+    :param hostnames: of a real detector's modules, row by row; with ``:PORT`` where it is not PSI's usual one. None:
+        the detector is simulated.
+    :param source_ips: IPv4 addresses that modules send from, one an interface, in the order of ports; none: as the
+        detector has them.
+    :param receiver_macs: MAC addresses of the network interfaces that receivers take packets by, or of the router on
+        the way, one a receiver; needed with ``hostnames``.
     """
 
-    control: str
-    folder: str
+    control: str = ""
+    folder: str = ""
     modules: Annotated[tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]], Meta()] = (1, 1)
     interfaces: Literal[1, 2] = 1
     gap_pixels: bool = True
+    hostnames: tuple[str, ...] = ()
+    source_ips: tuple[str, ...] = ()
+    receiver_macs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_modules > MAX_MODULES:
             raise ValueError(f"modules: got {self.n_modules}, expected {MAX_MODULES} at most")
+        if not self.hostnames and not (self.control and self.folder):
+            raise ValueError("got no control or no folder, expected both for a simulated detector, or hostnames")
+        if len(self.hostnames) not in (0, self.n_modules):
+            raise ValueError(f"hostnames: got {len(self.hostnames)}, expected {self.n_modules}, one a module")
+        if len(self.source_ips) not in (0, self.n_ports):
+            raise ValueError(f"source_ips: got {len(self.source_ips)}, expected {self.n_ports}, one an interface")
 
     @property
     def n_modules(self) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import threading
 
 import pytest
@@ -116,13 +117,14 @@ async def test_a_trigger_that_does_not_begin_is_taken_back(bench, monkeypatch):
 
     monkeypatch.setattr(bench.detector, "_expose", late)
     await bench.control.prepare(1, plan())
-    with pytest.raises(DetectorError, match="no exposure began within 1 s"):
+    too_late = r"no exposure began within 1 s|no answer to PUT detector/command/trigger"  # whichever is noticed first
+    with pytest.raises(DetectorError, match=too_late):
         await bench.control.trigger(3, 0.001, 0.0)
     released.set()
     assert "disarm" in commands(bench)
     status = await bench.control.status()
     assert (status.sent, status.busy) == (-1, False)
-    assert "no exposure began" in status.fault
+    assert re.search(too_late, status.fault)
 
 
 @contextlib.asynccontextmanager
