@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from .receiver.assembly import OPEN_FRAMES, PATIENCE, Assembled, Assembler, Strangers
 from .receiver.ring import FrameRing
@@ -150,6 +151,20 @@ class PacketSourceContract(ABC):
             assert (located.frames >= REFUSED).all()
             placed = located.places[located.frames >= 0]
             assert ((placed >= 0) & (placed < n_places)).all()
+
+    def test_packets_alone_tell_series_and_look(self) -> None:
+        """Where the plugin can play captures, the first frames say what was armed; noise is no harm."""
+        source = self.make_source(SERIES)
+        size = source.header_bytes + source.payload_bytes
+        packets = [packet for index in range(2) for packet in self.packets(SERIES, index)]
+        surveyed = type(source).survey(source.settings, *_arrays(packets[::-1], size))
+        if surveyed is None:
+            pytest.skip("captures of this detector can't be played")
+        assert (surveyed.series, surveyed.spec) == (SERIES, source.spec)
+        chance = random.Random(0)
+        noise = [chance.randbytes(chance.choice((0, 10, size, size + 1))) for _ in range(NOISE_PACKETS)]
+        type(source).survey(source.settings, *_arrays(noise, size))
+        assert type(source).survey(source.settings, *_arrays([], size)) is None
 
 
 class _Bench:

@@ -39,6 +39,15 @@ def test_a_line_that_is_cut_off_is_left_out(writer, tmp_path):
     assert len(read_journal(path).sent) == 1
 
 
+def test_frames_that_are_not_known_before_bring_their_checksums(tmp_path):
+    writer = JournalWriter(tmp_path, 9, ())
+    for index in range(2):
+        writer.note(Sent(index, index, 0, "sent", crc32=100 + index))
+    writer.close()
+    journal = read_journal(journal_path(tmp_path, 9))
+    assert [journal.scene_of(index) for index in range(2)] == [Scene(100), Scene(101)]
+
+
 def test_the_latest_journal_is_the_one_of_the_highest_series(tmp_path):
     for series in (9, 10, 2):
         JournalWriter(tmp_path, series, SCENES).close()

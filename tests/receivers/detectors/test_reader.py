@@ -49,6 +49,11 @@ def test_frames_are_the_files(recording):
     supply.close()
 
 
+def test_a_dataset_of_what_is_no_hdf5_is_refused(recording):
+    with pytest.raises(ConfigError, match=r"detector\.settings\.dataset: got '/entry/data', but .* is no HDF5 file"):
+        open_supply(recording, dataset="/entry/data")
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match=f"recording {tmp_path}/none: there is no such folder"):
         find_recording(tmp_path / "none")

@@ -14,7 +14,7 @@ from ...errors import DetectorError
 from .stack import Stack
 
 AHEAD_BYTES = 128 * 1024 * 1024  # that are read ahead at most, but for two frames
-MOST_AHEAD = 256  # frames
+MOST_AHEAD = 64  # frames
 PATIENCE = 30.0  # seconds that a disk may take for a frame
 
 

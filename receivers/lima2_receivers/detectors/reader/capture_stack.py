@@ -92,14 +92,14 @@ class _MessageStack:
 
     def read(self, index: int) -> NDArray[np.generic]:
         """Read a frame; see ``Stack``."""
-        out = np.empty(self.spec.shape, self.spec.dtype)
         try:
+            out = np.empty(self.spec.shape, self.spec.dtype)
             for item in self._source.receive(self._capture.parts(self._frames[index])):
                 if isinstance(item, Frame):
                     out[...] = item.data
                 elif isinstance(item, PackedFrame):
                     _unpack(item, out)
-        except ProtocolError as error:
+        except (ProtocolError, MemoryError) as error:  # the latter: a stranger's header may tell any size
             raise DetectorError(f"capture {self._capture.path}: frame {index}: {error}") from error
         return out
 

@@ -38,14 +38,23 @@ def open_stack(settings: ReaderSettings) -> Stack:
     """
     path = Path(settings.recording)
     try:
-        if path.is_dir():
-            return FolderStack(path, settings.gap_pixels)
-        if not path.is_file():
+        if not path.exists():
             raise ConfigError(f"recording {path}: there is no such file or folder")
-        if MASTER.fullmatch(path.name):
-            return RawStack(path, settings.gap_pixels)
-        if is_capture(path):
-            return open_capture(path)
-        return H5Stack(path, settings.dataset)
+        other = _open_other(path, settings)
     except OSError as error:
         raise ConfigError(f"recording {path}: {error.filename or path}: {error.strerror}") from error
+    if other is None:
+        return H5Stack(path, settings.dataset)
+    if settings.dataset:
+        other.close()
+        raise ConfigError(f"detector.settings.dataset: got {settings.dataset!r}, but {path} is no HDF5 file")
+    return other
+
+
+def _open_other(path: Path, settings: ReaderSettings) -> Stack | None:
+    """Open what is not HDF5; None: it is, or should be."""
+    if path.is_dir():
+        return FolderStack(path, settings.gap_pixels)
+    if MASTER.fullmatch(path.name):
+        return RawStack(path, settings.gap_pixels)
+    return open_capture(path) if is_capture(path) else None

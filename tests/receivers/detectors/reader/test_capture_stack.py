@@ -1,9 +1,12 @@
 """Captures played: the frames are those that the detector's own source makes of the messages."""
 
+import contextlib
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lima2_processing.frame import FrameSpec
 from lima2_receivers.capture.format import CaptureHead, CaptureWriter
@@ -15,7 +18,7 @@ from lima2_receivers.detectors.reader.supply import open_stack, read_supply
 from lima2_receivers.detectors.simulator.params import SimulatorSettings
 from lima2_receivers.detectors.simulator.params import frame_spec as simulator_spec
 from lima2_receivers.detectors.stream import encode_end, encode_frame_header
-from lima2_receivers.errors import ConfigError
+from lima2_receivers.errors import ConfigError, DetectorError
 from lima2_receivers.packing import Packing
 
 WHEN = datetime(2026, 11, 23, tzinfo=UTC)
@@ -192,6 +195,49 @@ def test_a_capture_without_frames_is_refused(write, plugin, records, words):
 def test_a_capture_without_packets_is_refused(write, records):
     with pytest.raises(ConfigError, match="expected a frame of detector plugin 'jungfrau'"):
         open_file(write("jungfrau", records, control="ipc:///c", folder="/f"))
+
+
+@given(st.data())
+def test_any_bytes_give_frames_or_an_error(tmp_path_factory, data):
+    """Whatever was captured: noise, real messages, and messages that were spoilt."""
+    plugin = data.draw(st.sampled_from(["reader", "simulator", "eiger2", "jungfrau"]))
+    settings = SETTINGS.get(plugin, {"control": "ipc:///c", "folder": "/f", "modules": [1, 2]})
+    real = [real_message(plugin, index) for index in range(3)]
+    spoilt = st.tuples(st.sampled_from(real), st.integers(0, 100), st.integers(1, 255)).map(spoil)
+    noise = st.lists(st.binary(max_size=100) | st.binary(min_size=8240, max_size=8240), max_size=3)
+    records = data.draw(st.lists(st.sampled_from(real) | spoilt | noise, max_size=5))
+    path = tmp_path_factory.mktemp("any") / "run.capture"
+    writer = CaptureWriter(path, CaptureHead(plugin, settings, "detector", 0, "ipc:///d", 0.0))
+    for record in records:
+        writer.write(record, 0.0)
+    writer.close()
+    try:
+        stack = open_file(path)
+    except ConfigError as error:
+        assert "expected a frame" in str(error)  # noqa: PT017
+        return
+    for index in range(len(stack)):
+        with contextlib.suppress(DetectorError):  # pixels that do not unpack
+            assert stack.read(index).shape == stack.spec.shape
+    stack.close()
+
+
+def real_message(plugin, index):
+    match plugin:
+        case "eiger2":
+            return [packets.image2(3, index, {"threshold_1": images(3)[index]}, Packing.BSLZ4, WHEN)]
+        case "jungfrau":
+            frame = np.full((2, 8, 1024), index, "<u2")
+            return [header + bytes(pixels) for _, header, pixels in packets_of(frame, 7 + index, 2)]
+    return stream_frame(FrameSpec((24, 40), "<u2"), 7, index, images(3)[index])
+
+
+def spoil(drawn):
+    """A message with one byte changed, near the beginning of its first part."""
+    message, at, value = drawn
+    first = bytearray(message[0])
+    first[at % len(first)] ^= value
+    return [bytes(first), *message[1:]]
 
 
 def test_settings_that_do_not_fit_are_refused(write):
