@@ -40,7 +40,7 @@ class Taker:
     n_packets = PACKETS
 
     def __init__(self) -> None:
-        settings = JungfrauSettings("ipc:///none", "/none")
+        settings = JungfrauSettings(control="ipc:///none", folder="/none")
         source = JungfrauSource(settings, JungfrauParams(), frame_spec(settings), 0)
         self.ring = FrameRing(16, source.spec.nbytes)
         self.whole = self.flawed = self.packets = 0

@@ -80,7 +80,7 @@ def jungfrau(data: bytes) -> None:
     from lima2_receivers.detectors.jungfrau.source import JungfrauSource
     from lima2_receivers.source import Run
 
-    settings = JungfrauSettings(control="", folder="", modules=(2, 2), interfaces=2)
+    settings = JungfrauSettings(control="ipc:///c", folder="/f", modules=(2, 2), interfaces=2)
     spec = frame_spec(settings, 64)
     n_packets = spec.nbytes // JungfrauSource.payload_bytes
     headers = [data[at : at + 48] for at in range(0, len(data) - 47, 48)][:16]

@@ -93,11 +93,18 @@ class JungfrauSettings(PacketSettings, frozen=True, forbid_unknown_fields=True):
 
 
 def frame_spec(settings: JungfrauSettings, read_rows: int = ROWS) -> FrameSpec:
+    """Return what frames look like; see ``modules_spec``."""
+    return modules_spec(settings.modules, settings.gap_pixels, read_rows)
+
+
+def modules_spec(modules: tuple[int, int], gap_pixels: bool, read_rows: int = ROWS) -> FrameSpec:
     """Return what frames look like, (modules, ``read_rows``, 1024) uint16.
 
+    :param modules: how many there are (down, across).
+    :param gap_pixels: True: the double-size pixels at chip edges take two pixels of the image.
     :param read_rows: rows of each module that are read out, half of them on either side of the chips' edge.
     """
-    full = grid(settings.modules, JUNGFRAU_MODULE, JUNGFRAU_CHIP, settings.gap_pixels, JUNGFRAU_MODULE_GAP)
+    full = grid(modules, JUNGFRAU_MODULE, JUNGFRAU_CHIP, gap_pixels, JUNGFRAU_MODULE_GAP)
     if read_rows == ROWS or full.layout is None:
         return full
     layout = ModuleLayout(

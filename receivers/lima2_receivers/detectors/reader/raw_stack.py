@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError, DetectorError
 from ..jungfrau.packets import ROWS_A_PACKET
-from ..jungfrau.params import MAX_MODULES, ROWS, JungfrauSettings, frame_spec
+from ..jungfrau.params import MAX_MODULES, ROWS, modules_spec
 from ..jungfrau.raw_files import RECORD_HEADER
 
 MASTER = re.compile(r"(?P<prefix>.+)_master_(?P<index>\d+)\.json")
@@ -67,7 +67,7 @@ class RawStack:
             got = f"geometry {down} x {self._across} of {said.pixels.y} x {said.pixels.x} pixels"
             raise ConfigError(f"recording {master}: got {got}, expected 1 to {MAX_MODULES} modules of a Jungfrau")
         modules = (self._down, self._across)
-        self.spec = frame_spec(JungfrauSettings(control="", folder="", modules=modules, gap_pixels=gap_pixels), rows)
+        self.spec = modules_spec(modules, gap_pixels, rows)
         self._record = np.dtype([("header", RECORD_HEADER), ("pixels", "<u2", (said.pixels.y, COLUMNS))])
         self._files: list[FileIO] = []
         try:

@@ -17,7 +17,7 @@ LAYOUT = struct.Struct("<QIIQQHHHHIHBB")  # of the header, from the protocol's d
 
 
 def settings(modules=(1, 1), interfaces=1):
-    return JungfrauSettings("ipc:///c", "/f", modules=modules, interfaces=interfaces)
+    return JungfrauSettings(control="ipc:///c", folder="/f", modules=modules, interfaces=interfaces)
 
 
 class JungfrauContract(PacketSourceContract):

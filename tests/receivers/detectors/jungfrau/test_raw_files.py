@@ -16,7 +16,7 @@ from lima2_receivers.source import FramePackets
 
 
 def make(folder, modules=(1, 1), read_rows=512, policy=FileExistsPolicy.ABORT):
-    settings = JungfrauSettings("ipc:///c", "/f", modules=modules)
+    settings = JungfrauSettings(control="ipc:///c", folder="/f", modules=modules)
     spec = frame_spec(settings, read_rows)
     return RawFiles(folder, "run", 0, spec, modules, policy), spec
 

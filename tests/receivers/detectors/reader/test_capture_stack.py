@@ -132,7 +132,7 @@ def test_real_stream2_is_played(write, recorded):
 def test_packets_are_put_together(write, modules, interfaces, rows, batch):
     """In any order, some of them twice, among others; pixels that did not come have all bits set."""
     settings = {"control": "ipc:///c", "folder": "/f", "modules": list(modules), "interfaces": interfaces}
-    spec = frame_spec(JungfrauSettings("ipc:///c", "/f", modules=modules, interfaces=interfaces), rows)
+    spec = frame_spec(JungfrauSettings(control="ipc:///c", folder="/f", modules=modules, interfaces=interfaces), rows)
     sent = images(3, spec.shape)
     every = [
         (frame, port, header + bytes(data))

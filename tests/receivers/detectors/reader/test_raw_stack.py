@@ -21,7 +21,7 @@ MASTER = "run_0_master_0.json"
 
 def save(folder, modules=(1, 1), read_rows=512, n_frames=3, absent=()):
     """Save frames as a receiver does, but for the modules (frame, module) of which no packet came."""
-    spec = frame_spec(JungfrauSettings("ipc:///c", "/f", modules=modules), read_rows)
+    spec = frame_spec(JungfrauSettings(control="ipc:///c", folder="/f", modules=modules), read_rows)
     files = RawFiles(folder, "run", 0, spec, modules, FileExistsPolicy.ABORT)
     frames = []
     for index in range(n_frames):
