@@ -204,8 +204,8 @@ class PacketSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def n_ports(self) -> int:
-        """Ports of each receiver that packets come to, from the one in its configuration upwards."""
-        raise NotImplementedError
+        """Ports of each receiver that packets come to, from the one in its configuration upwards: one, if no more."""
+        return 1
 
 
 class TransferSettings(Struct, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ class Taker:
     def parse(self, message):
         self._break("parse")
         head = bytes(message[0])
-        if head == b"?":
+        if head in (b"?", b"?^"):
             raise ProtocolError("no such message")
         if head[:1] != self.letter:
             return [Stranger("another's")]
@@ -67,7 +67,10 @@ class Taker:
 
 
 def begins(message):
-    return bytes(message[0])[1:] == b"^"
+    head = bytes(message[0])
+    if head == b"!":
+        raise RuntimeError("a bug in begins")
+    return head[1:] == b"^"
 
 
 class Rig:
@@ -170,3 +173,16 @@ def test_what_begins_a_series_waits_for_its_acquisition(rig):
     r.until(lambda: a.frames == [3])
     assert a.remarks == [b"A^"]
     assert r.intake.strangers == 0
+
+
+def test_a_beginning_that_is_malformed_fails_no_acquisition(rig):
+    """It is against the protocol, whoever it is for; nor does a bug in what looks for beginnings end the intake."""
+    a = Taker("A")
+    r = rig()
+    r.send("?^", "!")
+    r.until(lambda: r.intake.strangers == 1)
+    r.takers = (a,)
+    r.send("A1")
+    r.until(lambda: a.frames == [1])
+    assert a.reasons == []
+    assert r.intake.strangers == 2

@@ -53,6 +53,10 @@ def open_tap(config: Config, rank: int) -> Tap:
         raise ConfigError(f"rank: got {rank}, the configuration has receivers 0 to {len(config.receivers) - 1}")
     plugin = DETECTORS.get(config.detector.plugin)
     endpoint, place = config.receivers[rank].data, f"receivers[{rank}].data"
+    if plugin.transport is Transport.RING:
+        raise ConfigError(
+            f"detector.plugin: {plugin.name!r} writes into the receiver's memory: nothing comes to capture"
+        )
     if plugin.transport is not Transport.UDP:
         return MessageTap(endpoint, place, connects=plugin.transport is Transport.ZMQ_CONNECT)
     settings = detector_settings(config, plugin.settings)

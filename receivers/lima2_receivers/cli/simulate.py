@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
 
-from ..config import load_config
+from ..config import Config, load_config
 from ..daemons import BAD_START, ended_by_signal, run_daemon, set_up_logging
 from ..errors import ReceiverError
+
+if TYPE_CHECKING:
+    from ..detectors.players import Player
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +86,11 @@ def jungfrau(
     """
     from ..detectors.jungfrau.outlet import Network
     from ..detectors.players import make_player
-    from ..detectors.sender import SenderDaemon
     from ..detectors.simulator.supply import Look
 
-    set_up_logging("simulated jungfrau", verbose)
-    try:
-        settings = load_config(config)
-    except ReceiverError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(BAD_START) from error
     look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
     network = Network(loss, reordering, duplication, seed=seed)
-    raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings, look, network))))
+    _play(config, "simulated jungfrau", verbose, lambda settings: make_player(settings, look, network))
 
 
 @app.command()
@@ -115,19 +112,25 @@ def smartpix(
     detector.settings.
     """
     from ..detectors.players import make_player
-    from ..detectors.sender import SenderDaemon
     from ..detectors.simulator.supply import Look
     from ..detectors.smartpix.outlet import Faults
 
-    set_up_logging("simulated smartpix", verbose)
+    look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
+    faults = Faults(loss, reordering, duplication, seed=seed)
+    _play(config, "simulated smartpix", verbose, lambda settings: make_player(settings, look, faults=faults))
+
+
+def _play(path: Path, name: str, verbose: bool, make: Callable[[Config], Player]) -> NoReturn:
+    """Run the process of a simulated detector until a signal ends it."""
+    from ..detectors.sender import SenderDaemon
+
+    set_up_logging(name, verbose)
     try:
-        settings = load_config(config)
+        settings = load_config(path)
     except ReceiverError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(BAD_START) from error
-    look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
-    faults = Faults(loss, reordering, duplication, seed=seed)
-    raise typer.Exit(run_daemon(lambda: SenderDaemon(make_player(settings, look, faults=faults))))
+    raise typer.Exit(run_daemon(lambda: SenderDaemon(make(settings))))
 
 
 @app.command()

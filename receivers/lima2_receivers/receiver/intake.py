@@ -155,7 +155,13 @@ class Intake:
                 self._refuse(taker.fail_by(ProtocolError(f"got {frames} frames in one message, expected 1 at most")))
                 return False
             return sum(_hand(taker, item, slot) for item in items) > 0
-        if self._begins(message):
+        try:
+            early = self._begins(message)
+        except Exception as error:  # a bug in a plugin must not end the intake
+            log.exception("whether a message begins a series")
+            self._refuse(f"internal error: {type(error).__name__}: {error}")
+            return False
+        if early:
             self._early.append([memoryview(bytes(part)) for part in message])
         else:
             self._refuse("a message of no acquisition that is known here")
@@ -176,6 +182,9 @@ class Intake:
                     for item in items:
                         if isinstance(item, Remark):
                             newest.remark(item)
+            except ProtocolError as error:
+                self._early.remove(message)
+                self._refuse(str(error))
             except Exception as error:  # see ``_deliver``
                 self._refuse(newest.fail_by(error))
 

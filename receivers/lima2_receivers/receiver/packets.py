@@ -46,6 +46,8 @@ class Packets:
     def place(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Strangers:
         """Take packets of the data stream; see ``Assembler.place``."""
         with self._lock:
+            if self._closed:  # a frame that began now would keep its slot for ever
+                return Strangers(np.ones(len(packets), bool))
             closed, strangers = self._assembler.place(packets, sizes, time.monotonic())
             self._take(closed)
         return strangers
@@ -53,7 +55,8 @@ class Packets:
     def expire(self) -> None:
         """Close the frames whose packets did not come in time."""
         with self._lock:
-            self._take(self._assembler.expire(time.monotonic()))
+            if not self._closed:
+                self._take(self._assembler.expire(time.monotonic()))
 
     def fail_by(self, error: Exception) -> str:
         """Fail the share by an error that nobody expected, and return the reason."""
@@ -88,7 +91,7 @@ class Packets:
             if each.frame is None or each.slot is None:
                 self._share.claim(each.index, each.timestamp, each.flaw)
                 continue
-            if self._files is not None and not self._closed:
+            if self._files is not None:
                 self._ring.lend(each.slot)
                 self._to_files.put(each)
             if not self._share.accept(each.frame, each.slot, each.flaw):

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-import struct
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,8 +131,15 @@ def split_endpoint(endpoint: str, place: str) -> tuple[str, int]:
 
 
 def dropped(source: socket.socket) -> int:
-    """Return how many datagrams the kernel threw away since the socket was bound, since its buffer was full."""
-    return struct.unpack("9I", source.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))[_DROPS]
+    """Return how many datagrams the kernel threw away since the socket was bound, since its buffer was full.
+
+    0 where the kernel does not say: before Linux 4.12.
+    """
+    try:
+        said = source.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_DROPS + 1))
+    except OSError:
+        return 0
+    return int.from_bytes(said[4 * _DROPS : 4 * (_DROPS + 1)], sys.byteorder)
 
 
 def _enlarge(target: socket.socket, size: int) -> int:

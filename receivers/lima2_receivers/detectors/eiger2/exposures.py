@@ -90,9 +90,8 @@ class Exposures:
         """
         self._stops += 1
         cut_short = await self._give_up()
-        state = await self._simplon.text(STATUS, "state")
         try:
-            if cut_short or state not in _AT_REST:
+            if cut_short or await self._simplon.text(STATUS, "state") not in _AT_REST:
                 self._known = False
                 await self._simplon.command("cancel")
         finally:
