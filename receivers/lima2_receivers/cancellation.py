@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 R = TypeVar("R")
+log = logging.getLogger(__name__)
 
 
 async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
     """Wait for work that is not to be broken off.
 
-    :raises CancelledError: the caller was cancelled meanwhile; the work has ended all the same.
+    :raises CancelledError: the caller was cancelled meanwhile; the work has ended all the same. What it raised then is
+        logged: nobody else hears of it.
     """
     task = asyncio.create_task(work)
     cancelled = False
@@ -22,7 +25,8 @@ async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:
-        task.exception()  # marks it as seen: the cancellation is what the caller hears of
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("after its caller was cancelled: %s", error, exc_info=error)
         raise asyncio.CancelledError
     return task.result()
 
@@ -31,7 +35,7 @@ async def in_thread(work: Callable[[], R], undo: Callable[[R], object] | None = 
     """Run something that makes or removes things in a thread, which nothing can interrupt.
 
     :param work: what to do.
-    :param undo: what to do with the result where the caller was cancelled meanwhile.
+    :param undo: what to do with the result where the caller was cancelled meanwhile; what it raises is logged.
     :raises CancelledError: see ``to_the_end``.
     """
     made: list[R] = []
@@ -39,6 +43,9 @@ async def in_thread(work: Callable[[], R], undo: Callable[[R], object] | None = 
         await to_the_end(asyncio.to_thread(lambda: made.append(work())))
     except asyncio.CancelledError:
         if undo is not None and made:
-            await to_the_end(asyncio.to_thread(undo, made[0]))
+            try:
+                await to_the_end(asyncio.to_thread(undo, made[0]))
+            except Exception:  # whatever it is: the caller is cancelled
+                log.exception("what was made for a caller that was cancelled can't be undone")
         raise
     return made[0]

@@ -75,3 +75,31 @@ async def test_a_cancellation_counts_more_than_an_error_of_the_work():
     gate.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_cancelled_work_raised_is_logged(caplog):
+    def fail():
+        gate.work()
+        raise ValueError("no space")
+
+    gate = Gate()
+    task = asyncio.create_task(in_thread(fail))
+    assert await asyncio.to_thread(gate.begun.wait, SECONDS)
+    task.cancel()
+    gate.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "no space" in caplog.text
+
+
+async def test_an_undo_that_fails_does_not_hide_the_cancellation(caplog):
+    def undo(made):
+        raise ValueError(f"{made} can't be removed")
+
+    gate = Gate()
+    task = await begin(gate, undo)
+    task.cancel()
+    gate.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "made can't be removed" in caplog.text

@@ -127,14 +127,14 @@ class Intake:
             self._ring.give(slot)
 
     def _receive(self, slot: Slot) -> list[memoryview]:
-        """Receive one message: all parts but the second as they are, the second into the slot."""
-        parts = [memoryview(self._socket.recv())]
+        """Receive one message: all parts but the second as they are, not copied, the second into the slot."""
+        parts = [self._socket.recv(copy=False).buffer]
         while self._socket.getsockopt(zmq.RCVMORE):
             if len(parts) == 1:
                 size = self._socket.recv_into(slot.memory)
                 parts.append(memoryview(slot.memory.data)[: min(size, self._ring.slot_bytes)])
             else:
-                parts.append(memoryview(self._socket.recv()))
+                parts.append(self._socket.recv(copy=False).buffer)
         return parts
 
     def _deliver(self, message: list[memoryview], slot: Slot) -> bool:

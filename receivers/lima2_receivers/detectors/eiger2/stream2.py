@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from io import BytesIO
 from typing import Any
 
 import cbor2
@@ -13,6 +12,7 @@ import numpy as np
 
 from ...errors import ProtocolError
 from ...packing import PackedImage, Packing
+from .cbor import decode
 from .events import StreamEnd, StreamEvent, StreamImage, StreamStart
 
 SELF_DESCRIBED = 55799  # tag that a message may begin with: what follows is CBOR
@@ -20,7 +20,6 @@ ROW_MAJOR = 40  # tag of an array: [shape, typed array] (RFC 8746)
 # tags of typed arrays, little endian (RFC 8746)
 TYPED = {64: "|u1", 69: "<u2", 70: "<u4", 72: "|i1", 77: "<i2", 78: "<i4", 85: "<f4"}
 PACKED = 56500  # DECTRIS' tag for packed bytes: [algorithm, element size, bytes]
-MAX_DEPTH = 16  # of nested containers: real messages have 7
 MAX_CHANNELS = 8
 MAX_UNIQUE = 1000  # characters of the id of a series
 MAX_USER_DATA = 1024 * 1024  # bytes of an image
@@ -40,13 +39,7 @@ def decode_map(message: memoryview) -> Mapping[str, Any]:
 
     :raises ProtocolError: it is no map in CBOR, or there is more.
     """
-    stream = BytesIO(message)
-    try:
-        content = cbor2.CBORDecoder(stream, max_depth=MAX_DEPTH, allow_indefinite=False).decode()
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ProtocolError(f"stream2: got no CBOR message ({error}), expected one") from error
-    if stream.tell() != len(message):
-        raise ProtocolError(f"stream2: got {len(message)} bytes, expected {stream.tell()}, where the message ends")
+    content = decode(message)
     if not isinstance(content, Mapping):
         raise ProtocolError(f"stream2: got {type(content).__name__}, expected a map")
     return content
@@ -92,12 +85,17 @@ def _extra(content: Mapping[str, Any]) -> bytes:
         return b""
     said = {name: content.get(name) for name in ("type", "series_id", "image_id", "user_data")}
     try:
-        data = cbor2.dumps(said)
+        data = cbor2.dumps(said, encoders={memoryview: _encode_view})
     except (cbor2.CBOREncodeError, ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"stream2: user_data: {error}; expected what CBOR holds") from error
     if len(data) > MAX_USER_DATA:
         raise ProtocolError(f"stream2: user_data: got {len(data)} bytes, expected {MAX_USER_DATA} at most")
     return data
+
+
+def _encode_view(encoder: cbor2.CBOREncoder, value: memoryview) -> None:
+    """Encode a byte string that is a view of its message, which cbor2 would take for a list."""
+    encoder.encode(bytes(value))
 
 
 def _order(channel: str) -> tuple[bool, str]:
@@ -135,7 +133,7 @@ def parse_channel(name: str, value: object) -> tuple[tuple[int, int], str, Packe
 
 
 def _packed(place: str, value: object, itemsize: int) -> PackedImage:
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | memoryview):
         return PackedImage(Packing.NONE, value)
     parts = value.value if isinstance(value, cbor2.CBORTag) and value.tag == PACKED else None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
@@ -146,7 +144,7 @@ def _packed(place: str, value: object, itemsize: int) -> PackedImage:
         raise ProtocolError(f"{place}: got {_short(algorithm)}, expected one of {', '.join(_ALGORITHMS)}")
     if packing is Packing.BSLZ4 and size != itemsize:
         raise ProtocolError(f"{place}: got elements of {_short(size)} bytes, expected {itemsize}")
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes | memoryview):
         raise ProtocolError(f"{place}: got {_kind(data)}, expected bytes")
     return PackedImage(packing, data)
 
@@ -159,7 +157,8 @@ def _begin(content: Mapping[str, Any]) -> float:
     ticks, rate = fraction
     if not (_is_number(ticks) and _is_number(rate) and rate):
         return math.nan
-    return date.timestamp() + ticks / rate
+    began = date.timestamp() + ticks / rate
+    return began if math.isfinite(began) else math.nan
 
 
 def _whole(content: Mapping[str, Any], name: str) -> int:

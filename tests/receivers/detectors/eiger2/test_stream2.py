@@ -119,7 +119,35 @@ def test_what_users_say_of_an_image_is_kept():
         source.receive([memoryview(too_long)])
 
 
+def laughing(depth: int, width: int) -> bytes:
+    """Return a list of lists whose items are all one list, by tags of shared values: width ** depth items."""
+
+    def build(number: int, depth: int) -> bytes:
+        if not depth:
+            return b"\xd8\x1c\x80"
+        reference = b"\xd8\x1d" + cbor2.dumps(number + 1)
+        return b"\xd8\x1c" + bytes([0x80 + width]) + build(number + 1, depth - 1) + reference * (width - 1)
+
+    return build(0, depth)
+
+
+def with_user_data(item: bytes) -> bytes:
+    message = image_message()
+    return bytes([message[0] + 1]) + message[1:] + cbor2.dumps("user_data") + item
+
+
+def image_message(series=3, unique="A", names=("threshold_1",), index=0):
+    channel = packets._channel(pixels(0), Packing.NONE)
+    content = {"type": "image", "series_id": series, "series_unique_id": unique, "image_id": index}
+    return cbor2.dumps({**content, "data": dict.fromkeys(names, channel)})
+
+
 HOSTILE = {
+    "a map of names that collide": b"\xba"
+    + (50_000).to_bytes(4, "big")
+    + b"".join(cbor2.dumps(k * (2**61 - 1) % 2**64) + b"\0" for k in range(1, 50_001)),
+    "a list that is in itself ten billion times": with_user_data(laughing(10, 10)),
+    "a text that is repeated by its number": with_user_data(b"\xd9\x01\x00\x82\x64abcd\xd8\x19\x00"),
     "deep nesting": b"\x81" * 100_000 + b"\x00",
     "a string of 2^63 bytes": b"\x5b\x7f" + b"\xff" * 7,
     "an array of 2^63 items": b"\x9b\x7f" + b"\xff" * 7,
@@ -156,15 +184,9 @@ def test_any_bytes_are_parsed_or_refused(data):
         source.receive([memoryview(message)])
 
 
-def image_message(series=3, unique="A", names=("threshold_1",), index=0):
-    channel = packets._channel(pixels(0), Packing.NONE)
-    content = {"type": "image", "series_id": series, "series_unique_id": unique, "image_id": index}
-    return cbor2.dumps({**content, "data": dict.fromkeys(names, channel)})
-
-
 @pytest.mark.parametrize("name", [10**5000, 5, None, True, 1.5, (1, 2)], ids=lambda name: type(name).__name__)
 def test_channels_without_a_name_are_refused(name):
-    with pytest.raises(ProtocolError, match="expected names"):
+    with pytest.raises(ProtocolError, match="expected"):
         parse_stream2(memoryview(image_message(names=(name,))))
 
 
@@ -172,6 +194,19 @@ def test_channels_without_a_name_are_refused(name):
 def test_anything_behind_a_message_is_refused(more):
     with pytest.raises(ProtocolError, match="where the message ends"):
         parse_stream2(memoryview(image_message() + more))
+
+
+def test_a_time_that_is_none_is_not_told():
+    for start_time in ([2**62, 1e-300], [1, 0], [float("nan"), 1]):
+        message = dict(cbor2.loads(image_message())) | {"series_date": WHEN, "start_time": start_time}
+        assert np.isnan(parse_stream2(memoryview(cbor2.dumps(message))).timestamp)
+
+
+def test_what_users_say_is_kept_whatever_it_is():
+    for said in (b"x" * 100_000, {"a": b"y" * 5000}, cbor2.CBORTag(35, "a|b"), [1.5, None, "text"]):
+        source = Eiger2Source(Eiger2Params(), FrameSpec((31, 45), "<u2"), 3)
+        _, remark = source.receive([memoryview(with_user_data(cbor2.dumps(said)))])
+        assert cbor2.dumps(said) in remark.data
 
 
 def test_channels_come_in_one_order():
