@@ -278,14 +278,33 @@ def _registration(memory: mmap.mmap) -> Registration:
 def _create(path: Path, size: int) -> tuple[int, mmap.mmap]:
     """Make the file, locked, with its memory reserved: a full ``/dev/shm`` must not kill the process later."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # Until it is locked, another process may take it for one that was left behind: what is there then is not ours.
+    if not _lock(fd, path):
+        os.close(fd)
+        raise OSError(errno.EBUSY, "another process makes it now")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.posix_fallocate(fd, 0, size)
         return fd, _map(fd)
     except BaseException:
         path.unlink(missing_ok=True)
         os.close(fd)
         raise
+
+
+def _lock(fd: int, path: Path) -> bool:
+    """Lock an open file; False: another process has, or it is no longer the one at its path.
+
+    Who has locked the file at the path, and no one else, may remove it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
 
 
 def _remove_stale(path: Path, endpoint: str, place: str) -> None:
@@ -300,12 +319,8 @@ def _remove_stale(path: Path, endpoint: str, place: str) -> None:
     with os.fdopen(fd, "r+b", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ConfigError(f"{place}: {endpoint}: {path} is there and is no file")
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise ConfigError(f"{place}: {endpoint} is in use by another process") from error
+        if not _lock(fd, path):
+            raise ConfigError(f"{place}: {endpoint} is in use by another process")
         if os.fstat(fd).st_size >= _PAGE:
             file.seek(8 * _CLOSED)
             file.write((1).to_bytes(8, "little"))

@@ -350,3 +350,39 @@ def test_what_a_reader_gets_is_what_a_model_says(rounds, slots):
                 assert completion.frame == read
                 assert (data is None) == (read < sent - slots)
                 read += 1
+
+
+def test_two_that_start_at_once_do_not_remove_each_others_file(endpoint, monkeypatch):
+    """The second finds the first one's file before it is locked, takes it for a stale one, and makes its own."""
+    lock, others = shared_ring.fcntl.flock, []
+
+    def late(fd, how):
+        if not others:
+            others.append(None)
+            others[0] = SharedTarget(endpoint, "data", SLOTS, SLOT_BYTES)
+        lock(fd, how)
+
+    monkeypatch.setattr(shared_ring.fcntl, "flock", late)
+    with pytest.raises(ConfigError, match=r"can't be made: another process makes it now"):
+        SharedTarget(endpoint, "data", SLOTS, SLOT_BYTES)
+    SharedInitiator(endpoint, "data").close()
+    others[0].close()
+    assert not ring_path(endpoint, "data").exists()
+
+
+def test_a_stale_file_that_another_has_replaced_meanwhile_is_left_alone(endpoint, monkeypatch):
+    path = ring_path(endpoint, "data")
+    path.write_bytes(bytes(4096))
+    lock, others = shared_ring.fcntl.flock, []
+
+    def late(fd, how):
+        if not others:
+            others.append(None)
+            others[0] = SharedTarget(endpoint, "data", SLOTS, SLOT_BYTES)
+        lock(fd, how)
+
+    monkeypatch.setattr(shared_ring.fcntl, "flock", late)
+    with pytest.raises(ConfigError, match="in use by another process"):
+        SharedTarget(endpoint, "data", SLOTS, SLOT_BYTES)
+    SharedInitiator(endpoint, "data").close()
+    others[0].close()

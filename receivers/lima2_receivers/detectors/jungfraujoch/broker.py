@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ...errors import DetectorError, PlanError
+from ..rest import Rest
 
 T = TypeVar("T")
-_MAX_TEXT = 200  # of an answer that is shown in an error
 
 
 class BrokerStatus(Struct, frozen=True):
@@ -103,12 +103,12 @@ class Broker:
 
     :param url: of the broker.
     :param timeout: of a call, in seconds.
+    :raises ConfigError: the URL is none.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url
-        self._timeout = timeout
-        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+        self._rest = Rest(url, timeout)
 
     async def status(self) -> BrokerStatus:
         """Return what the broker is doing."""
@@ -116,11 +116,11 @@ class Broker:
 
     async def statistics(self) -> Statistics:
         """Return what is known of the data collection that runs or was last."""
-        answer = await self._ask("GET", "/statistics/data_collection", None, self._timeout)
+        answer = await self._rest.ask("GET", "/statistics/data_collection")
         if answer.status_code == httpx.codes.NOT_FOUND:  # there was none
             return Statistics()
-        self._require_good(answer, "/statistics/data_collection")
-        return self._decode(answer, Statistics, "/statistics/data_collection")
+        self._rest.require_good(answer, "/statistics/data_collection")
+        return self._rest.decode(answer, Statistics, "/statistics/data_collection")
 
     async def detector(self) -> DetectorEntry:
         """Return the detector in use."""
@@ -140,8 +140,8 @@ class Broker:
 
     async def set_image_format(self, settings: dict[str, Raw]) -> None:
         """Set how images are made: all settings, those that stay included."""
-        answer = await self._ask("PUT", "/config/image_format", msgspec.json.encode(settings), self._timeout)
-        self._require_good(answer, "/config/image_format")
+        answer = await self._rest.ask("PUT", "/config/image_format", msgspec.json.encode(settings))
+        self._rest.require_good(answer, "/config/image_format")
 
     async def start(self, settings: DatasetSettings, timeout: float) -> None:
         """Start a data collection, and return when the detector waits for triggers.
@@ -149,45 +149,21 @@ class Broker:
         :param timeout: in seconds.
         :raises PlanError: the broker refuses these settings.
         """
-        answer = await self._ask("POST", "/start", msgspec.json.encode(settings), timeout)
+        answer = await self._rest.ask("POST", "/start", msgspec.json.encode(settings), seconds=timeout)
         if answer.status_code == httpx.codes.BAD_REQUEST:
-            raise PlanError(f"detector: {self.url}: /start was refused: {_short(answer.content)}")
-        self._require_good(answer, "/start")
+            raise PlanError(f"detector: {self.url}: /start was refused: {answer.text}")
+        self._rest.require_good(answer, "/start")
 
     async def command(self, name: str) -> None:
         """Give a command: ``trigger`` or ``cancel``."""
-        answer = await self._ask("POST", f"/{name}", None, self._timeout)
-        self._require_good(answer, f"/{name}")
+        answer = await self._rest.ask("POST", f"/{name}")
+        self._rest.require_good(answer, f"/{name}")
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._rest.close()
 
     async def _get(self, path: str, kind: type[T]) -> T:
-        answer = await self._ask("GET", path, None, self._timeout)
-        self._require_good(answer, path)
-        return self._decode(answer, kind, path)
-
-    async def _ask(self, method: str, path: str, body: bytes | None, seconds: float) -> httpx.Response:
-        headers = {"Content-Type": "application/json"} if body is not None else None
-        try:
-            return await self._client.request(method, path, content=body, headers=headers, timeout=seconds)
-        except httpx.TimeoutException as error:
-            raise DetectorError(f"{self.url}: no answer to {method} {path} within {seconds:g} s") from error
-        except httpx.HTTPError as error:
-            raise DetectorError(f"{self.url}: {method} {path}: {error or type(error).__name__}") from error
-
-    def _require_good(self, answer: httpx.Response, path: str) -> None:
-        if not answer.is_success:
-            said = f"{answer.status_code} {answer.reason_phrase}: {_short(answer.content)}"
-            raise DetectorError(f"{self.url}: {path} was refused: {said}")
-
-    def _decode(self, answer: httpx.Response, kind: type[T], path: str) -> T:
-        try:
-            return msgspec.json.decode(answer.content, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise DetectorError(f"{self.url}: {path}: got {_short(answer.content)}: {error}") from error
-
-
-def _short(content: bytes) -> str:
-    return content[:_MAX_TEXT].decode(errors="replace")
+        answer = await self._rest.ask("GET", path)
+        self._rest.require_good(answer, path)
+        return self._rest.decode(answer, kind, path)

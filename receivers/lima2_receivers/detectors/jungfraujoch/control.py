@@ -157,8 +157,14 @@ class JungfraujochControl:
 
     async def stop(self) -> DetectorStatus:
         """Cancel the data collection. How many images an exposure gave that was cut short, it can't say."""
-        status = await self.status()
-        if self._armed or status.busy:
+        try:
+            busy = (await self.status()).busy
+        except DetectorError as error:
+            if not self._armed:
+                raise
+            log.warning("%s", error)  # it is told all the same
+            busy = True
+        if self._armed or busy:
             if self._sent != self._triggered:
                 self._sent = -1
             self._armed = False

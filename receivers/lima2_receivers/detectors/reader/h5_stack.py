@@ -19,6 +19,8 @@ LIMA2 = "/entry_0000/measurement/data"
 NXMX = "/entry/data/data"
 LINKED = "/entry/data"  # the group of a DECTRIS master's data_000001, data_000002, ...
 CHUNK_CACHE = 64 * 1024 * 1024  # bytes of a dataset, so that a chunk of several frames is unpacked once
+# What h5py raises on damaged files; the last one where they tell of a frame that is too large.
+_H5_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, MemoryError)
 _NUMBERED = re.compile(r"data_(\d+)")
 
 
@@ -40,6 +42,9 @@ class H5Stack:
         try:
             self._parts = find_datasets(self._file, dataset)
             self.spec = _common_spec(self._file, self._parts)
+        except _H5_ERRORS as error:  # links that lead nowhere, and damaged files
+            self._file.close()
+            raise ConfigError(f"recording {path}: it can't be read as HDF5: {error}") from error
         except BaseException:
             self._file.close()
             raise
@@ -58,10 +63,10 @@ class H5Stack:
         at = int(np.searchsorted(self._ends, index, "right"))
         part = self._parts[at]
         row = index - (self._ends[at - 1] if at else 0)
-        frame = np.empty(self.spec.shape, self.spec.dtype)
         try:
+            frame = np.empty(self.spec.shape, self.spec.dtype)
             part.read_direct(frame, np.s_[row] if part.ndim > 2 else np.s_[:])
-        except (OSError, ValueError) as error:
+        except _H5_ERRORS as error:
             raise DetectorError(f"recording {self._path}: frame {index} of {part.name}: {error}") from error
         return frame
 
@@ -186,7 +191,7 @@ def _recorded_spec(file: h5py.File, shape: tuple[int, ...], dtype: str) -> Frame
         if name.endswith("detector_information/frame_spec") and isinstance(node, h5py.Dataset):
             try:
                 found.append(msgspec.json.decode(str(node.asstr()[()]), type=FrameSpec))
-            except (msgspec.MsgspecError, TypeError):  # another program's, of the same name
+            except (msgspec.MsgspecError, *_H5_ERRORS):  # another program's, of the same name
                 return
 
     file.visititems(look)

@@ -159,7 +159,7 @@ def _read_master(path: Path) -> _Master:
         said = msgspec.json.decode(path.read_bytes(), type=_Master)
     except OSError as error:
         raise ConfigError(f"recording {path}: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"recording {path}: {error}; expected slsReceiver's master file") from error
     if said.detector != "Jungfrau":
         raise ConfigError(f"recording {path}: got packets of detector type {said.detector!r}, expected 'Jungfrau'")

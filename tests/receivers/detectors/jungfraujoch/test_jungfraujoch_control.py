@@ -1,5 +1,6 @@
 """A Jungfraujoch's control half against a mock broker: order, states, limits, errors, slow answers."""
 
+import asyncio
 import threading
 import time
 
@@ -224,3 +225,16 @@ async def test_an_answer_of_another_kind_is_an_error(control, mock, monkeypatch,
     monkeypatch.setattr(mock, "answer", lambda *_: answer)
     with pytest.raises(DetectorError, match="/status: got"):
         await control.connect()
+
+
+async def test_a_stop_reaches_a_broker_whose_status_makes_no_sense(control, mock):
+    await control.prepare(SERIES, plan())
+    await control.trigger(3, 0.001, 0.0)
+    if (exposure := mock._exposure) is not None:
+        await asyncio.to_thread(exposure.join)
+    mock.statistics = ["nonsense"]
+    with pytest.raises(DetectorError, match="statistics"):
+        await control.status()
+    await control.stop()
+    assert mock.calls[-1] == "/cancel"
+    assert mock.state == "Idle"

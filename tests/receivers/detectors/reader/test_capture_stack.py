@@ -240,6 +240,15 @@ def spoil(drawn):
     return [bytes(first), *message[1:]]
 
 
+@pytest.mark.parametrize("dtype", [b"<01\0", b"|O\0\0", b"i,f\0", b"<M8\0", b"(2)i", b"|S2\0", b"2i2\0"])
+def test_pixels_that_are_no_numbers_are_refused(write, dtype):
+    header, data = stream_frame(FrameSpec((2, 4), "<u2"), 7, 0, np.zeros((2, 4), "<u2"))
+    spoilt = header.replace(b"<u2\0", dtype)
+    assert spoilt != header
+    with pytest.raises(ConfigError, match="expected a frame of detector plugin"):
+        open_file(write("reader", [[spoilt, data]]))
+
+
 def test_settings_that_do_not_fit_are_refused(write):
     with pytest.raises(ConfigError, match=r"settings of detector plugin eiger2: .*`url`"):
         open_file(write("eiger2", [], api="1"))

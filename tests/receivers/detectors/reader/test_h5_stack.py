@@ -183,3 +183,52 @@ def test_a_chunk_that_is_damaged_is_named(tmp_path):
     with pytest.raises(DetectorError, match=r"a\.h5: frame 3 of /data: "):
         stack.read(3)
     stack.close()
+
+
+@pytest.mark.parametrize(
+    "link",
+    [h5py.ExternalLink("gone.h5", "/x"), h5py.SoftLink("/nowhere"), h5py.SoftLink("/entry_0000/measurement/data")],
+    ids=["file", "path", "itself"],
+)
+def test_a_master_whose_data_is_not_there_is_refused(tmp_path, link):
+    path = tmp_path / "master.h5"
+    with h5py.File(path, "w") as file:
+        file["entry_0000/measurement/data"] = link
+    with pytest.raises(ConfigError, match=f"recording {path}"):
+        H5Stack(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"shape":' + b"[" * 100_000, h5py.Empty("S3"), np.zeros(3)])
+def test_a_frame_spec_of_another_program_is_passed_over(tmp_path, content):
+    path = write(tmp_path / "run.h5", {"x": pixels()})
+    with h5py.File(path, "a") as file:
+        file["detector_information/frame_spec"] = content
+    stack = H5Stack(path)
+    assert stack.spec.shape == SHAPE[1:]
+    stack.close()
+
+
+def test_frames_that_no_memory_holds_are_an_error(tmp_path):
+    path = tmp_path / "huge.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", (1, 2**31, 2**31), "u4", chunks=(1, 16, 16))
+    stack = H5Stack(path)
+    with pytest.raises(DetectorError, match="frame 0"):
+        stack.read(0)
+    stack.close()
+
+
+def test_a_damaged_file_gives_frames_or_an_error(tmp_path):
+    whole = write(tmp_path / "run.h5", {"entry/data/data": pixels()}).read_bytes()
+    chance = np.random.default_rng(0)
+    refused = 0
+    for number in range(200):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[chance.integers(0, 4000, 4)] = chance.integers(0, 256, 4)
+        path = tmp_path / f"{number}.h5"
+        path.write_bytes(damaged.tobytes()[: chance.integers(1, 2 * len(damaged))])
+        try:
+            frames_of(H5Stack(path))
+        except (ConfigError, DetectorError):
+            refused += 1
+    assert refused > 100

@@ -141,3 +141,10 @@ def test_a_part_is_played_from_packet_files(tmp_path):
     supply = read_supply(ReaderSettings("unused", "/unused", str(tmp_path / MASTER), start=1, count=2, stride=3))
     np.testing.assert_array_equal(supply.frames[:], frames[[1, 4]])
     supply.close()
+
+
+def test_a_master_that_nests_too_deep_is_refused(tmp_path):
+    path = tmp_path / MASTER
+    path.write_bytes(b'{"x":' + b"[" * 100_000)
+    with pytest.raises(ConfigError, match="expected slsReceiver's master file"):
+        RawStack(path, gap_pixels=False)
