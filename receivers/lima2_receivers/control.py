@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from lima2_processing.frame import FrameSpec
 
+from .errors import ConfigError
 from .plan import AcquisitionPlan, TriggerMode
 from .source import PacketSource, Source, TransferSource
 
@@ -219,5 +220,12 @@ class TransferSettings(Struct, frozen=True, kw_only=True):
 
 
 def _load(place: str) -> Any:
+    """Import and return what is at ``module:name``.
+
+    :raises ConfigError: there is no such thing.
+    """
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:  # the last: the place is empty
+        raise ConfigError(f"detector plugin: {place!r} can't be imported: {error}") from error

@@ -71,6 +71,8 @@ def play(capture: Capture, spout: Spout, ended: threading.Event, hurry: bool = F
     began = time.monotonic()
     count = nbytes = 0
     for entry in capture.entries:
+        if not entry.sizes:  # nothing of the kind is recorded, but a file may hold anything
+            continue
         due = began + entry.time - capture.entries[0].time
         if not hurry and ended.wait(min(max(0.0, due - time.monotonic()), threading.TIMEOUT_MAX)):
             break

@@ -14,7 +14,7 @@ from ..control import PacketSettings, Transport
 from ..errors import ConfigError
 from ..plugins import DETECTORS
 from ..transport.datagrams import DatagramBatch, bind_datagrams, dropped
-from ..transport.endpoints import bind, connect
+from ..transport.endpoints import bind, connect, largest_part
 
 RECEIVE_QUEUE = 16  # messages that ZeroMQ may hold while the disk is slow; after that, the sender waits
 DATAGRAM_BYTES = 65536  # more than any has: a capture cuts none
@@ -58,7 +58,8 @@ def open_tap(config: Config, rank: int) -> Tap:
             f"detector.plugin: {plugin.name!r} writes into the receiver's memory: nothing comes to capture"
         )
     if plugin.transport is not Transport.UDP:
-        return MessageTap(endpoint, place, connects=plugin.transport is Transport.ZMQ_CONNECT)
+        connects = plugin.transport is Transport.ZMQ_CONNECT
+        return MessageTap(endpoint, place, connects, largest_part(config.receivers[rank].ring.slot_bytes))
     settings = detector_settings(config, plugin.settings)
     if not isinstance(settings, PacketSettings):
         raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")
@@ -71,15 +72,17 @@ class MessageTap:
     :param endpoint: to bind, or to connect to.
     :param place: of the endpoint in the configuration.
     :param connects: whether the other side binds.
+    :param largest: bytes of a part that is taken at most: a sender of a longer one is hung up on, as a receiver does.
     :raises ConfigError: the endpoint can't be opened.
     """
 
     datagrams = False
 
-    def __init__(self, endpoint: str, place: str, connects: bool) -> None:
+    def __init__(self, endpoint: str, place: str, connects: bool, largest: int) -> None:
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.linger = 0
         self._socket.rcvhwm = RECEIVE_QUEUE
+        self._socket.setsockopt(zmq.MAXMSGSIZE, largest)
         try:
             (connect if connects else bind)(self._socket, endpoint, place)
         except BaseException:

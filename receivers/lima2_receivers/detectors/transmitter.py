@@ -82,23 +82,25 @@ class Transmitter:
         with self._changed:
             if self._exposing:
                 raise StateError(f"series {self._arm.series if self._arm else 0} is still being sent")
+            self._arm = None  # until all of what follows is done; there is nothing to end where it fails
+            self._triggered = self._index = 0
+            self._halted = self._ended = False
+            self._fault = ""
+            self._bursts.clear()
             if self._journal is not None:
                 self._journal.close()
+                self._journal = None
+            number = self._outlet.begin(arm)
             try:
                 self._journal = JournalWriter(self._folder, arm.series, supply.scenes)
             except OSError as error:
-                self._journal = self._arm = None
                 raise DetectorError(f"the journal in {self._folder} can't be made: {error.strerror}") from error
             self._arm = arm
             self._supply = supply
             self._lose = frozenset(arm.lose)
-            self._fault = ""
             self._random = random.Random(arm.series)
-            self._triggered = self._index = 0
-            self._halted = self._ended = False
-            self._number = self._outlet.begin(arm)
-            self._bursts.clear()
-            return self._number
+            self._number = number
+            return number
 
     def expose(self, n_frames: int, period: float, first: int = 0) -> None:
         """Send more frames.

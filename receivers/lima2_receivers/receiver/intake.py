@@ -14,15 +14,13 @@ from lima2_processing.frame import Frame
 
 from ..errors import ProtocolError
 from ..source import Item, PackedFrame, Remark, SeriesEnd, Stranger
-from ..transport.endpoints import bind, connect
+from ..transport.endpoints import bind, connect, largest_part
 from .ring import FrameRing, Slot
 
 log = logging.getLogger(__name__)
 
 RECEIVE_QUEUE = 2  # messages that ZeroMQ may hold beside the ring
 EARLY = 2  # messages that are kept for an acquisition that is still being made
-LARGEST = 8  # slots that a message may be as large as: flatfield and mask of an Eiger2 have more bytes than its images
-LARGEST_HEADER = 16 * 1024 * 1024  # bytes beside that
 _KEEPALIVE = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
@@ -90,7 +88,7 @@ class Intake:
         self._socket = zmq.Context.instance().socket(zmq.PULL)
         self._socket.linger = 0
         self._socket.rcvhwm = RECEIVE_QUEUE
-        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST * ring.slot_bytes + LARGEST_HEADER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, largest_part(ring.slot_bytes))
         # A peer that lost its power says nothing: without this, its connection would stay for ever.
         for option, value in _KEEPALIVE.items():
             self._socket.setsockopt(option, value)

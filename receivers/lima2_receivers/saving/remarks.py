@@ -58,7 +58,7 @@ class RemarkFile:
 def read_remarks(path: Path) -> Iterator[object]:
     """Yield the items of a file; one at its end that is cut off is left out.
 
-    :raises SavingError: it can't be read.
+    :raises SavingError: it can't be read, or holds something else.
     """
     with saving_errors(path, "reading"), path.open("rb") as file:
         decoder = cbor2.CBORDecoder(file)
@@ -67,3 +67,5 @@ def read_remarks(path: Path) -> Iterator[object]:
                 yield decoder.decode()
             except cbor2.CBORDecodeEOF:
                 return
+            except cbor2.CBORDecodeError as error:
+                raise SavingError(f"reading {path}: {error}, expected items of CBOR") from error

@@ -11,6 +11,17 @@ import zmq.asyncio
 
 from ..errors import ConfigError
 
+LARGEST = 8  # slots that a message may be as large as: flatfield and mask of an Eiger2 have more bytes than its images
+LARGEST_HEADER = 16 * 1024 * 1024  # bytes beside that
+
+
+def largest_part(slot_bytes: int) -> int:
+    """Return how many bytes of a message's part a data endpoint takes at most.
+
+    :param slot_bytes: of the largest frame that its receiver takes.
+    """
+    return LARGEST * slot_bytes + LARGEST_HEADER
+
 
 def bind(target: zmq.SyncSocket | zmq.asyncio.Socket, endpoint: str, place: str) -> None:
     """Bind a ZeroMQ socket to an endpoint.

@@ -153,6 +153,37 @@ def test_no_more_datagrams_than_were_asked_for(make_config, start, tmp_path):
     assert [part for _, parts in contents(tmp_path / "run.capture") for part in parts] == [b"\0", b"\1", b"\2"]
 
 
+def test_a_message_that_is_too_large_is_not_recorded(make_config, start, tmp_path, monkeypatch):
+    """As a receiver would refuse it: a stranger's message must not fill the memory."""
+    config = make_config("simulator")
+    monkeypatch.setattr("lima2_receivers.transport.endpoints.LARGEST", 0)
+    monkeypatch.setattr("lima2_receivers.transport.endpoints.LARGEST_HEADER", 10_000)
+    recording = start(config, messages=1)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.linger = 500
+        push.connect(config.receivers[0].data)
+        push.send(bytes(10_001))
+    send(config, [[bytes(10_000)]])
+    assert recording.finish().messages == 1
+    assert contents(tmp_path / "run.capture") == [(0, [bytes(10_000)])]
+
+
+def test_a_record_of_nothing_is_passed_over(make_config, start, tmp_path):
+    config = make_config("simulator")
+    path = tmp_path / "odd.capture"
+    writer = CaptureWriter(path, head_of(config))
+    for message in ([], [b"one"], []):
+        writer.write(message, 1.0)
+    writer.close()
+    recording = start(config, messages=1)
+    with Capture(path) as capture:
+        spout = open_spout(capture, config, 0)
+        assert play(capture, spout, threading.Event()).messages == 1
+        spout.close()
+    recording.finish()
+    assert contents(tmp_path / "run.capture") == [(0, [b"one"])]
+
+
 def test_it_ends_after_its_time(make_config, start, tmp_path):
     assert 0.2 <= start(make_config("simulator"), seconds=0.2).finish().seconds < DEADLINE
     assert contents(tmp_path / "run.capture") == []

@@ -51,7 +51,7 @@ def read_header(path: Path) -> SeriesHeader:
                     end = said
                 case _:
                     images[int(said["image_id"])] = said["user_data"]
-    except (ProtocolError, KeyError, TypeError, ValueError) as error:
+    except (ProtocolError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise SavingError(f"{path}: {error}; expected what an Eiger2's receiver wrote") from error
     return SeriesHeader(start, end, images)
 

@@ -1,11 +1,15 @@
 """What an Eiger2 said beside its pixels, kept in a file and read back."""
 
+import contextlib
+from datetime import UTC, datetime
+
 import cbor2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from lima2_receivers.detectors.eiger2 import packets
 from lima2_receivers.detectors.eiger2.header import read_header
 from lima2_receivers.errors import SavingError
 from lima2_receivers.plan import FileExistsPolicy
@@ -59,6 +63,25 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
         read_header(tmp_path / "none.cbor")
 
 
+def huge_array(*shape):
+    return cbor2.dumps({"type": "start", "mask": cbor2.CBORTag(40, [shape, cbor2.CBORTag(64, b"")])})
+
+
+@given(st.binary(max_size=60) | st.tuples(st.integers(0, 150), st.binary(max_size=4)))
+@example(huge_array(2**31 - 1, 2**31 - 1))
+@example(b"\xa1\x64type\xd8\x1c\x81\xd8\x1d\x00")  # a list in itself
+@example(b"\x81" * 100_000)
+def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("remarks") / "h.cbor"
+    if isinstance(content, tuple):  # a change of what would be good
+        good = packets.start2(1, np.zeros((3, 4), "<u2"), ("threshold_1",), 3, datetime(2026, 11, 23, tzinfo=UTC))
+        content = good[: content[0]] + content[1] + good[content[0] :]
+    path.write_bytes(content)
+    for read in (read_header, lambda path: list(read_remarks(path))):
+        with contextlib.suppress(SavingError):
+            read(path)
+
+
 def test_a_discarded_file_brings_the_old_one_back(tmp_path):
     path = tmp_path / "h.cbor"
     written(path, 1)
@@ -71,7 +94,6 @@ def test_a_discarded_file_brings_the_old_one_back(tmp_path):
 
 
 def test_arrays_come_back(tmp_path):
-    from lima2_receivers.detectors.eiger2 import packets
     from lima2_receivers.packing import Packing
 
     mask = np.arange(12, dtype="<u4").reshape(3, 4)
