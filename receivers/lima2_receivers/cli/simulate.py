@@ -13,7 +13,7 @@ import typer
 
 from ..config import Config, load_config
 from ..daemons import BAD_START, ended_by_signal, run_daemon, set_up_logging
-from ..errors import ReceiverError
+from ..errors import ConfigError, ReceiverError
 
 if TYPE_CHECKING:
     from ..detectors.players import Player
@@ -90,7 +90,7 @@ def jungfrau(
 
     look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
     network = Network(loss, reordering, duplication, seed=seed)
-    _play(config, "simulated jungfrau", verbose, lambda settings: make_player(settings, look, network))
+    _play(config, "jungfrau", verbose, lambda settings: make_player(settings, look, network))
 
 
 @app.command()
@@ -111,22 +111,72 @@ def smartpix(
     who is late is overwritten. It runs until SIGTERM or Ctrl-C, and keeps a journal of what it sent in the folder of
     detector.settings.
     """
+    from ..detectors.faults import Faults
     from ..detectors.players import make_player
     from ..detectors.simulator.supply import Look
-    from ..detectors.smartpix.outlet import Faults
 
     look = Look(n_distinct=frames, hit_fraction=hits, background=background, seed=seed)
     faults = Faults(loss, reordering, duplication, seed=seed)
-    _play(config, "simulated smartpix", verbose, lambda settings: make_player(settings, look, faults=faults))
+    _play(config, "smartpix", verbose, lambda settings: make_player(settings, look, faults=faults))
 
 
-def _play(path: Path, name: str, verbose: bool, make: Callable[[Config], Player]) -> NoReturn:
-    """Run the process of a simulated detector until a signal ends it."""
+@app.command()
+def simulator(
+    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    loss: Annotated[float, typer.Option(help="Share of the frames that get lost.", min=0, max=1)] = 0.0,
+    reordering: Annotated[float, typer.Option(help="Share of them that come after later ones.", min=0, max=1)] = 0.0,
+    duplication: Annotated[float, typer.Option(help="Share of them that come twice.", min=0, max=1)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of what gets lost, comes late or twice.")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+) -> None:
+    """Play the simulated detector that a configuration names: messages to its receivers, on request of its conductor.
+
+    What is on its frames, detector.settings says. It runs until SIGTERM or Ctrl-C, and keeps a journal of what it sent
+    in their folder, beside the calibration files of its frames.
+    """
+    _play_stream(config, "simulator", verbose, loss, reordering, duplication, seed)
+
+
+@app.command()
+def reader(
+    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    loss: Annotated[float, typer.Option(help="Share of the frames that get lost.", min=0, max=1)] = 0.0,
+    reordering: Annotated[float, typer.Option(help="Share of them that come after later ones.", min=0, max=1)] = 0.0,
+    duplication: Annotated[float, typer.Option(help="Share of them that come twice.", min=0, max=1)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of what gets lost, comes late or twice.")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+) -> None:
+    """Play the recording that a configuration names: messages to its receivers, on request of its conductor.
+
+    Exposure time, rate and number of frames are what each acquisition asks for. It runs until SIGTERM or Ctrl-C, and
+    keeps a journal of what it sent in the folder of detector.settings.
+    """
+    _play_stream(config, "reader", verbose, loss, reordering, duplication, seed)
+
+
+def _play_stream(
+    path: Path, plugin: str, verbose: bool, loss: float, reordering: float, duplication: float, seed: int
+) -> NoReturn:
+    """Play a detector whose frames are messages of ``detectors.stream``."""
+    from ..detectors.faults import Faults
+    from ..detectors.players import make_player
+
+    faults = Faults(loss, reordering, duplication, seed=seed)
+    _play(path, plugin, verbose, lambda settings: make_player(settings, faults=faults))
+
+
+def _play(path: Path, plugin: str, verbose: bool, make: Callable[[Config], Player]) -> NoReturn:
+    """Run the process of a simulated detector until a signal ends it.
+
+    :param plugin: that the configuration must name.
+    """
     from ..detectors.sender import SenderDaemon
 
-    set_up_logging(name, verbose)
+    set_up_logging(f"simulated {plugin}", verbose)
     try:
         settings = load_config(path)
+        if settings.detector.plugin != plugin:
+            raise ConfigError(f"{path}: detector.plugin: got {settings.detector.plugin!r}, expected {plugin!r}")
     except ReceiverError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(BAD_START) from error

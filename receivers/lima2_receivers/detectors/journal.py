@@ -41,7 +41,7 @@ class Sent(Struct, frozen=True):
     :param receiver: where it went.
     :param fate: ``sent``, ``lost`` (on purpose) or ``dropped`` (its receiver did not take it).
     :param timestamp: as stamped on the frame; seconds since the epoch.
-    :param missing: packets or completion records of it that got lost on the way (on purpose), where it has some.
+    :param missing: packets, messages or completion records of it that got lost on the way (on purpose).
     :param crc32: of its raw bytes, where the scenes are not known before they are sent.
     """
 

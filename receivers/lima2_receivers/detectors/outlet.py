@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameSpec
 
+from .faults import NO_FAULTS, Faults, FaultyWay
 from .protocol import Arm
 from .stream import encode_end, encode_frame_header
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 SEND_QUEUE = 2  # messages that ZeroMQ holds for a receiver
 SLICE = 0.05  # seconds after which a wait looks whether it is to end
+_Message = tuple[bytes | memoryview, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Delivery:
     """What became of a frame that was sent.
 
     :param taken: False: its receiver did not take it, or it was time to stop.
-    :param missing: packets or completion records of it that got lost on the way.
+    :param missing: packets, messages or completion records of it that got lost on the way.
     """
 
     taken: bool
@@ -82,12 +85,17 @@ class StreamOutlet:
     :param spec: what frames look like.
     :param receivers: their data endpoints, in the order of ranks.
     :param patience: seconds that a receiver may not take a frame before frames for it are dropped.
+    :param faults: what happens to frames on the way; the end of a series always comes, and comes last.
     """
 
-    def __init__(self, spec: FrameSpec, receivers: tuple[str, ...], patience: float) -> None:
+    def __init__(
+        self, spec: FrameSpec, receivers: tuple[str, ...], patience: float, faults: Faults = NO_FAULTS
+    ) -> None:
         self._spec = spec
         self._patience = patience
         self._gone: set[int] = set()  # receivers that stopped taking frames
+        chance = random.Random(faults.seed)
+        self._ways: list[FaultyWay[_Message]] = [FaultyWay(faults, chance) for _ in receivers]
         self._sockets = [_connect(endpoint) for endpoint in receivers]
 
     @property
@@ -98,16 +106,23 @@ class StreamOutlet:
     def begin(self, arm: Arm) -> int:
         """Begin a series under the conductor's number."""
         self._gone.clear()
+        for way in self._ways:
+            way.rest()  # of a series that failed
         return arm.series
 
     def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
         """Send a frame, waiting for its receiver as long as its patience lasts."""
         header = encode_frame_header(self._spec, shot.series, shot.index, self._spec.all_modules, shot.timestamp)
-        return Delivery(self._hand_over(receiver, (header, shot.pixels.data), stopping))
+        message = (header, shot.pixels.data)
+        arrives, now = self._ways[receiver].send(message)
+        taken = [self._hand_over(receiver, each, stopping) or each is not message for each in now]
+        return Delivery(all(taken), missing=0 if arrives else 1)
 
     def end(self, series: int, n_frames: int, stopping: Callable[[], bool]) -> None:
         """Tell all receivers that a series is over."""
         for receiver in range(self.n_receivers):
+            for late in self._ways[receiver].rest():
+                self._hand_over(receiver, late, stopping)
             self._hand_over(receiver, (encode_end(series, n_frames),), stopping)
 
     def close(self) -> None:
@@ -115,7 +130,7 @@ class StreamOutlet:
         for socket in self._sockets:
             socket.close(linger=200)
 
-    def _hand_over(self, receiver: int, message: tuple[bytes | memoryview, ...], stopping: Callable[[], bool]) -> bool:
+    def _hand_over(self, receiver: int, message: _Message, stopping: Callable[[], bool]) -> bool:
         """Give a message to a receiver's socket; one that took none lately isn't waited for."""
         gone = receiver in self._gone
         deadline = time.monotonic() + (0 if gone else self._patience)
@@ -143,7 +158,7 @@ def _connect(endpoint: str) -> zmq.SyncSocket:
     return socket
 
 
-def _try_send(socket: zmq.SyncSocket, message: tuple[bytes | memoryview, ...], seconds: float) -> bool:
+def _try_send(socket: zmq.SyncSocket, message: _Message, seconds: float) -> bool:
     if not socket.poll(int(seconds * 1000), zmq.POLLOUT):
         return False
     try:

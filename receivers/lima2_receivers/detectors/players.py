@@ -10,6 +10,7 @@ from typing import Protocol
 from ..config import Config, check_endpoint, detector_settings
 from ..errors import ConfigError, PlanError
 from ..plan import decode_params
+from .faults import NO_FAULTS, Faults
 from .jungfrau.outlet import CALM, JungfrauOutlet, Network
 from .jungfrau.params import JungfrauSettings
 from .jungfrau.supply import JungfrauSupply
@@ -19,7 +20,7 @@ from .reader.params import ReaderSettings
 from .reader.supply import read_supply
 from .simulator.params import SimulatorSettings
 from .simulator.supply import LOOK, Look, simulate_supply
-from .smartpix.outlet import NO_FAULTS, Faults, SmartpixOutlet
+from .smartpix.outlet import SmartpixOutlet
 from .smartpix.params import MAIN, SmartpixParams, SmartpixSettings, check_streams, descriptors
 from .smartpix.supply import SmartpixSupply
 from .supply import Supply
@@ -62,6 +63,7 @@ class StreamPlayer:
     :param settings: where it is.
     :param make: makes its frames.
     :param receivers: their data endpoints, in the order of ranks.
+    :param faults: what happens to messages on their way.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class StreamPlayer:
         settings: SimulatorSettings | ReaderSettings,
         make: Callable[[threading.Event], Supply],
         receivers: tuple[str, ...],
+        faults: Faults = NO_FAULTS,
     ) -> None:
         self.control = settings.control
         self.folder = settings.folder
         self._patience = settings.send_timeout
         self._receivers = receivers
         self._make = make
+        self._faults = faults
 
     def make_supply(self, unwanted: threading.Event) -> Supply:
         """Make its frames."""
@@ -82,7 +86,7 @@ class StreamPlayer:
 
     def make_outlet(self, supply: Supply) -> Outlet:
         """Make the way to its receivers."""
-        return StreamOutlet(supply.spec, self._receivers, self._patience)
+        return StreamOutlet(supply.spec, self._receivers, self._patience, self._faults)
 
     def read_out(self, supply: Supply, arm: Arm) -> Supply:
         """Return its frames, which are always alike.
@@ -177,17 +181,17 @@ def make_player(config: Config, look: Look = LOOK, network: Network = CALM, faul
 
     :param look: what is on a Jungfrau's or a Smartpix's frames.
     :param network: what happens to a Jungfrau's packets.
-    :param faults: what happens to a Smartpix's completion records.
+    :param faults: what happens to a Smartpix's completion records, or to messages of the simulator and the Reader.
     :raises ConfigError: its detector is no simulated one, or its settings are wrong.
     """
     receivers = tuple(receiver.data for receiver in config.receivers)
     match config.detector.plugin:
         case "simulator":
             simulator = detector_settings(config, SimulatorSettings)
-            player: Player = StreamPlayer(simulator, partial(simulate_supply, simulator), receivers)
+            player: Player = StreamPlayer(simulator, partial(simulate_supply, simulator), receivers, faults)
         case "reader":
             reader = detector_settings(config, ReaderSettings)
-            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers)
+            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers, faults)
         case "jungfrau":
             player = JungfrauPlayer(detector_settings(config, JungfrauSettings), receivers, look, network)
         case "smartpix":

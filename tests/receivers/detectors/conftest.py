@@ -118,15 +118,22 @@ class Running:
 
 @pytest.fixture
 async def start(folder: Path) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
-    """Starts played detectors; all are ended with the test."""
+    """Starts played detectors, with ``options`` by ``lima2 simulate``; all are ended with the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(name: str = "sim", receivers: int = 2, plugin: str = "simulator", **settings) -> Running:
+        async def start(
+            name: str = "sim",
+            receivers: int = 2,
+            plugin: str = "simulator",
+            options: tuple[str, ...] | None = None,
+            **settings,
+        ) -> Running:
             config, endpoints = write_config(folder, name, receivers, plugin, **settings)
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "lima2_receivers.detectors.sender", str(config)),
-                stderr=asyncio.subprocess.PIPE,
-            )
+            command = ("-m", "lima2_receivers.detectors.sender", str(config))
+            if options is not None:
+                run = "from lima2_receivers.cli import main; main()"
+                command = ("-c", run, "simulate", plugin, str(config), *options)
+            process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
             running = Running(config, folder / name, endpoints, process)
 
             async def reap() -> None:

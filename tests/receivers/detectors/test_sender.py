@@ -83,6 +83,42 @@ async def test_frames_are_lost_as_asked_for_and_the_same_ones_again(start, bind_
     assert lost[0] == lost[1]
 
 
+@pytest.mark.parametrize("plugin", ["simulator", "reader"])
+async def test_lima2_simulate_plays_it_with_faults_on_the_way(start, bind_pull, plan, recording, plugin):
+    options = ("--loss", "0.3", "--reordering", "0.2", "--duplication", "0.2", "--seed", "3")
+    settings = {"recording": str(recording)} if plugin == "reader" else {}
+    running = await (await start(receivers=2, plugin=plugin, options=options, **settings)).ready()
+    pulls = [bind_pull(endpoint) for endpoint in running.endpoints]
+    came, missing = [], []
+    for series in range(1, 21):  # a recording has but a few frames
+        n_frames = 3 if plugin == "reader" else 9
+        spec = (await running.control.prepare(series, plan(n_frames))).frame_spec
+        await running.control.trigger(n_frames, FAST, 0.0)
+        received = await receive_all(running, pulls, spec, series)
+        await idle(running)
+        journal = running.journal(series)
+        frames = [frame for some, _ in received for frame in some]
+        assert {frame.index for frame in frames} == {sent.index for sent in journal.sent if not sent.missing}
+        assert {sent.fate for sent in journal.sent} == {"sent"}
+        for frame in frames:
+            assert zlib.crc32(frame.data) == journal.scene_of(frame.index).crc32
+        came += [[frame.index for frame in some] for some, _ in received]
+        missing += [sent.index for sent in journal.sent if sent.missing]
+    assert missing
+    assert any(len(set(some)) < len(some) for some in came)
+    assert any(some != sorted(some) for some in came)
+    assert await running.end(signal.SIGTERM) == 0
+
+
+async def test_lima2_simulate_refuses_another_detectors_configuration(start):
+    running = await start()
+    run = "from lima2_receivers.cli import main; main()"
+    command = [sys.executable, "-c", run, "simulate", "reader", str(running.config)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {running.config}: detector.plugin: got 'simulator', expected 'reader'\n"
+
+
 async def test_nothing_is_sent_after_a_stop(start, bind_pull, plan):
     running = await (await start()).ready()
     pulls = [bind_pull(endpoint) for endpoint in running.endpoints]

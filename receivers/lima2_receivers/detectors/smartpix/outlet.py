@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from ...plan import decode_params
 from ...transfers import Completion, TransferInitiator
 from ...transport.shared_ring import SharedInitiator, ring_path
+from ..faults import NO_FAULTS, Faults, FaultyWay
 from ..outlet import Delivery, Shot
 from ..protocol import Arm
 from ..supply import Supply
@@ -29,44 +28,22 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 0.2  # between looks for a receiver that is away
 
 
-class Faults(Struct, frozen=True):
-    """What happens to completion records on their way, by chance; the pixels have arrived all the same.
-
-    :param loss: share that gets lost.
-    :param reordering: share that comes after up to ``reach`` later ones.
-    :param duplication: share that comes twice.
-    :param reach: see ``reordering``.
-    :param seed: of the chance.
-    """
-
-    loss: float = 0.0
-    reordering: float = 0.0
-    duplication: float = 0.0
-    reach: int = 4
-    seed: int = 0
-
-
-NO_FAULTS = Faults()
-
-
 @dataclass(slots=True)
 class _Way:
     """The way to one receiver.
 
+    :param records: what happens to completion records; the pixels have arrived all the same.
     :param ring: None: it is away.
     :param retry: when to look for it again, monotonic seconds.
     :param told: whether it was said that it is away.
-    :param sent: completions, to know when late ones are due.
-    :param late: completions that are held back, with when they are due.
     """
 
     endpoint: str
     place: str
+    records: FaultyWay[Completion]
     ring: TransferInitiator | None = None
     retry: float = 0.0
     told: bool = False
-    sent: int = 0
-    late: deque[tuple[int, Completion]] = field(default_factory=deque)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +61,7 @@ class SmartpixOutlet:
     :param supply: makes the frames of streams.
     :param whole: all distinct frames, of all chips.
     :param receivers: their data endpoints, in the order of ranks.
-    :param faults: what happens on the way.
+    :param faults: what happens to completion records on the way.
     :raises ConfigError: an endpoint is not ``rashpa:///NAME``.
     """
 
@@ -93,11 +70,13 @@ class SmartpixOutlet:
     ) -> None:
         self._supply = supply
         self._whole = whole
-        self._faults = faults
-        self._random = random.Random(faults.seed)
+        chance = random.Random(faults.seed)
         self._main = Descriptor("main")
         self._further: tuple[_Stream, ...] = ()
-        self._ways = [_Way(endpoint, f"receivers[{rank}].data") for rank, endpoint in enumerate(receivers)]
+        self._ways = [
+            _Way(endpoint, f"receivers[{rank}].data", FaultyWay(faults, chance))
+            for rank, endpoint in enumerate(receivers)
+        ]
         for way in self._ways:
             ring_path(way.endpoint, way.place)
 
@@ -116,7 +95,7 @@ class SmartpixOutlet:
         )
         for way in self._ways:
             way.retry = 0.0
-            way.late.clear()
+            way.records.rest()
         return arm.series
 
     def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
@@ -135,7 +114,8 @@ class SmartpixOutlet:
         del series, n_frames, stopping
         for way in self._ways:
             if way.ring is not None:
-                self._send_late(way, way.ring, everything=True)
+                for completion in way.records.rest():
+                    way.ring.post(completion)
 
     def close(self) -> None:
         """Let go of the rings."""
@@ -149,21 +129,10 @@ class SmartpixOutlet:
             return Delivery(taken=False)
         sequence, slot = ring.write(np.ascontiguousarray(pixels).data)
         completion = Completion(sequence, shot.series, frame, channel, slot, pixels.nbytes, shot.timestamp)
-        faults, chance = self._faults, self._random.random
-        way.sent += 1
-        arrives = not faults.loss or chance() >= faults.loss
-        if arrives and faults.reordering and chance() < faults.reordering:
-            way.late.append((way.sent + self._random.randint(1, faults.reach), completion))
-        elif arrives:
-            ring.post(completion)
-            if faults.duplication and chance() < faults.duplication:
-                ring.post(completion)
-        self._send_late(way, ring)
+        arrives, now = way.records.send(completion)
+        for each in now:
+            ring.post(each)
         return Delivery(taken=True, missing=0 if arrives else 1)
-
-    def _send_late(self, way: _Way, ring: TransferInitiator, everything: bool = False) -> None:
-        while way.late and (everything or way.late[0][0] <= way.sent):
-            ring.post(way.late.popleft()[1])
 
     def _attached(self, way: _Way) -> TransferInitiator | None:
         """Return the ring of a receiver, attached again where it was made again; None: it is away."""
@@ -174,7 +143,7 @@ class SmartpixOutlet:
         if way.ring is not None:
             way.ring.close()
             way.ring = None
-            way.late.clear()
+            way.records.rest()
         try:
             way.ring = SharedInitiator(way.endpoint, way.place)
             way.told = False

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from lima2_receivers.detectors.faults import NO_FAULTS, Faults
 from lima2_receivers.detectors.outlet import Shot
 from lima2_receivers.detectors.protocol import Arm
 from lima2_receivers.detectors.simulator.supply import Look
 from lima2_receivers.detectors.smartpix.descriptors import Descriptor
-from lima2_receivers.detectors.smartpix.outlet import NO_FAULTS, Faults, SmartpixOutlet
+from lima2_receivers.detectors.smartpix.outlet import SmartpixOutlet
 from lima2_receivers.detectors.smartpix.params import SmartpixParams, SmartpixSettings, descriptors
 from lima2_receivers.detectors.smartpix.supply import SmartpixSupply
 from lima2_receivers.errors import ConfigError, DetectorError
