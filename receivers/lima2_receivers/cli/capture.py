@@ -21,9 +21,22 @@ FAILED = 1  # exit status where the file could not be written to its end
 
 
 def capture(
-    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="The detector's configuration file (TOML); with --data, the name of its plugin.", metavar="CONFIG|NAME"
+        ),
+    ],
     file: Annotated[Path, typer.Argument(help="The file to make; it must not be there yet.", metavar="FILE")],
     rank: Annotated[int, typer.Option(help="Of the receiver in whose place it records.", min=0)] = 0,
+    data: Annotated[str, typer.Option(help="Endpoint that the detector sends to.", metavar="ENDPOINT")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One of detector.settings, as in 'modules = [1, 2]'; with --data.", metavar="LINE"),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow an endpoint that other hosts can reach; with --data.")
+    ] = False,
     messages: Annotated[int, typer.Option(help="That are enough; 0: any number.", min=0)] = 0,
     seconds: Annotated[float, typer.Option(help="That are enough; 0: any time.", min=0)] = 0.0,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON, for machines.")] = False,
@@ -33,10 +46,13 @@ def capture(
     It ends when it has enough, or by SIGTERM or Ctrl-C, with the file closed. The detector plugin `reader` plays the
     file, and `lima2 simulate capture` sends it once more.
     """
+    from ..capture.endpoint import endpoint_config
     from ..capture.format import CaptureHead, CaptureWriter  # slow to import
     from ..capture.record import Tally, record
     from ..capture.taps import open_tap
 
+    if not data and (settings or insecure):
+        raise typer.BadParameter("got no --data, which these options belong to", param_hint="--set, --insecure")
     set_up_logging("capture", verbose=False)
     ended = ended_by_signal()
 
@@ -46,10 +62,10 @@ def capture(
 
     status = BAD_START
     try:
-        settings = load_config(config)
-        tap = open_tap(settings, rank)
+        found = endpoint_config(config, data, settings or (), insecure) if data else load_config(Path(config))
+        tap = open_tap(found, rank)
         try:
-            detector, endpoint = settings.detector, settings.receivers[rank].data
+            detector, endpoint = found.detector, found.receivers[rank].data
             head = CaptureHead(detector.plugin, detector.settings, detector.name, rank, endpoint, time.time())
             writer = CaptureWriter(file, head)
             status = FAILED

@@ -44,11 +44,7 @@ class Eiger2Source(Source[Eiger2Params]):
         :raises ProtocolError: the message is neither format.
         """
         del settings
-        event = _parse(message)
-        if not isinstance(event, StreamImage):
-            return None
-        shape = event.shape if len(event.channels) == 1 else (len(event.channels), *event.shape)
-        return Surveyed(event.series, FrameSpec(shape, event.dtype))
+        return survey_event(_parse(message))
 
     def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message.
@@ -75,6 +71,14 @@ class Eiger2Source(Source[Eiger2Params]):
         if event.unique and (isinstance(event, StreamStart) or not self._unique):
             self._unique = event.unique
         return not event.unique or event.unique == self._unique
+
+
+def survey_event(event: StreamEvent) -> Surveyed | None:
+    """Return what an image tells of its series; None: it is no image."""
+    if not isinstance(event, StreamImage):
+        return None
+    shape = event.shape if len(event.channels) == 1 else (len(event.channels), *event.shape)
+    return Surveyed(event.series, FrameSpec(shape, event.dtype))
 
 
 def to_frame(image: StreamImage, spec: FrameSpec) -> PackedFrame:

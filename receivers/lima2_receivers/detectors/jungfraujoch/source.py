@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from ...errors import ProtocolError
-from ...source import Item, Remark, SeriesEnd, Source, Stranger
-from ..eiger2.events import StreamEnd, StreamImage, StreamStart
-from ..eiger2.source import to_frame
+from ...source import Item, Remark, SeriesEnd, Source, Stranger, Surveyed
+from ..eiger2.events import StreamEnd, StreamEvent, StreamImage, StreamStart
+from ..eiger2.source import survey_event, to_frame
 from ..eiger2.stream2 import decode_map, to_event
 from .params import JungfraujochParams
 
@@ -27,18 +29,24 @@ class JungfraujochSource(Source[JungfraujochParams]):
         except ProtocolError:
             return False
 
+    @classmethod
+    def survey(cls, settings: msgspec.Struct, message: Sequence[memoryview]) -> Surveyed | None:
+        """Return what an image tells.
+
+        :raises ProtocolError: the message is not what the format allows.
+        """
+        del settings
+        event = _parse(message)
+        return None if event is None else survey_event(event)
+
     def receive(self, message: Sequence[memoryview]) -> list[Item]:
         """Parse one message.
 
         :raises ProtocolError: it is not what the format allows, or its image is not as the broker was told.
         """
-        if len(message) != 1:
-            raise ProtocolError(f"got {len(message)} parts, expected one CBOR message")
-        content = decode_map(message[0])
-        kind = content.get("type")
-        if isinstance(kind, str) and kind in PASSED_OVER:
+        event = _parse(message)
+        if event is None:
             return []
-        event = to_event(content, message[0])
         if event.series != self.series:
             return [Stranger(event.series)]
         match event:
@@ -49,3 +57,14 @@ class JungfraujochSource(Source[JungfraujochParams]):
             case StreamImage():
                 frame = to_frame(event, self.spec)
                 return [frame, Remark(event.extra)] if event.extra else [frame]
+
+
+def _parse(message: Sequence[memoryview]) -> StreamEvent | None:
+    """Parse a message; None: it is of a type that nobody here needs."""
+    if len(message) != 1:
+        raise ProtocolError(f"got {len(message)} parts, expected one CBOR message")
+    content = decode_map(message[0])
+    kind = content.get("type")
+    if isinstance(kind, str) and kind in PASSED_OVER:
+        return None
+    return to_event(content, message[0])

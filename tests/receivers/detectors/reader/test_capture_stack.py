@@ -97,9 +97,10 @@ def test_packed_frames_are_unpacked(write, packing, channels):
     records += [
         [packets.image2(3, at, dict(zip(channels, image, strict=True)), packing, WHEN)] for at, image in enumerate(sent)
     ]
-    stack = open_file(write("eiger2", [*records, [packets.end2(3)]]))
-    assert stack.spec.shape == ((24, 40) if len(channels) == 1 else (2, 24, 40))
-    np.testing.assert_array_equal(frames_of(stack), [image.reshape(stack.spec.shape) for image in sent])
+    for plugin in ("eiger2", "jungfraujoch"):
+        stack = open_file(write(plugin, [*records, [packets.end2(3)]], name=plugin, url="http://detector"))
+        assert stack.spec.shape == ((24, 40) if len(channels) == 1 else (2, 24, 40))
+        np.testing.assert_array_equal(frames_of(stack), [image.reshape(stack.spec.shape) for image in sent])
 
 
 def test_real_stream_v1_is_played(write, recorded):
