@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .errors import ProtocolError
 
 MIN_LZ4_BLOCK = 1024  # bytes: smaller ones would take longer to walk than to unpack
+MIN_BSLZ4_BLOCK = 128  # values: as BSHUF_MIN_RECOMMEND_BLOCK of bitshuffle, likewise
 _HEAD = struct.Struct(">QI")
 _LENGTH = 4  # bytes of a block's length
 
@@ -102,8 +103,9 @@ def _check_bitshuffle(image: PackedImage, size: int, itemsize: int) -> int:
     """Return how many values a block has, once head and lengths fit so many values."""
     block = _block_bytes(image, size * itemsize)
     elements, rest = divmod(block, itemsize)
-    if rest or not elements or elements % 8:
-        raise ProtocolError(f"bslz4: got blocks of {block} bytes, expected a multiple of 8 values of {itemsize} bytes")
+    if rest or elements % 8 or elements < MIN_BSLZ4_BLOCK:
+        expected = f"a multiple of 8 values of {itemsize} bytes, {MIN_BSLZ4_BLOCK} at least"
+        raise ProtocolError(f"bslz4: got blocks of {block} bytes, expected {expected}")
     full, tail = divmod(size, elements)
     end = _walk(image.data, full + (tail >= 8), block) + tail % 8 * itemsize
     if end != len(image.data):

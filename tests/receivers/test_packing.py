@@ -123,3 +123,7 @@ def test_blocks_too_small_to_be_meant_are_refused():
     image = np.zeros(4096, "|u1")
     with pytest.raises(ProtocolError, match="got blocks of 1 bytes, expected 1024 at least"):
         unpack(lz4_blocks(image, 1), image)
+    for elements in (0, 8, 120):
+        data = struct.pack(">QI", image.nbytes, elements) + (b"\0\0\0\1\0") * (image.size // max(elements, 8))
+        with pytest.raises(ProtocolError, match="128 at least"):
+            check_packed(PackedImage(Packing.BSLZ4, data), image.nbytes, 1)

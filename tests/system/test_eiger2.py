@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -111,8 +112,9 @@ async def test_software_triggers_and_a_stop(make_eiger, helpers):
         assert after.counts.saved == 4
 
 
-async def test_lost_and_doubled_images_are_told(make_eiger, helpers):
-    site = make_eiger(loss=0.2, duplicates=0.2, seed=3)
+@pytest.mark.parametrize("faults", [{"loss": 0.2, "duplicates": 0.2}, {"reordering": 0.2}])
+async def test_lost_doubled_and_late_images_are_told(make_eiger, helpers, faults):
+    site = make_eiger(**faults, seed=3)
     async with site.running() as client:
         acquisition = helpers.new_id()
         await client.prepare(acquisition, plan(site, 60))
@@ -121,6 +123,20 @@ async def test_lost_and_doubled_images_are_told(make_eiger, helpers):
         assert (final.outcome, final.announced) == ("complete", 60)
         assert final.counts.lost > 3
         assert final.counts.saved + final.counts.lost == 60
+
+
+def test_endpoints_that_cannot_be_bound_are_one_line_and_exit_status_2(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        for stream, more, words in (
+            ("nonsense", [], "error: --stream: nonsense can't be bound: Invalid argument"),
+            (f"ipc://{tmp_path}/d", ["--port", port], f"error: --port: {port} can't be bound: Address already in use"),
+        ):
+            command = [Path(sys.executable).with_name("lima2"), "simulate", "eiger2", "--stream", stream, *more]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 2
+            assert done.stderr.splitlines()[-1].startswith(words)
 
 
 async def test_an_interrupted_exposure_announces_what_came(make_eiger, helpers):

@@ -16,6 +16,7 @@ from ..daemons import BAD_START, ended_by_signal, run_daemon, set_up_logging
 from ..errors import ConfigError, ReceiverError
 
 if TYPE_CHECKING:
+    from ..detectors.eiger2.simulated import Server, SimulatedEiger2
     from ..detectors.players import Player
 
 log = logging.getLogger(__name__)
@@ -41,19 +42,24 @@ def eiger2(
     bits: Annotated[int, typer.Option(help="Of a pixel: 8, 16 or 32.")] = 16,
     loss: Annotated[float, typer.Option(help="Share of the images that get lost.", min=0, max=1)] = 0.0,
     duplicates: Annotated[float, typer.Option(help="Share of the images that are sent twice.", min=0, max=1)] = 0.0,
+    reordering: Annotated[float, typer.Option(help="Share of them that come after later ones.", min=0, max=1)] = 0.0,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
 ) -> None:
     """Play a Dectris Eiger2: SIMPLON over HTTP on loopback, Stream2 or Stream v1 as it is configured.
 
     It prints its URL, for the configuration's detector.settings, and runs until SIGTERM or Ctrl-C.
     """
-    from ..detectors.eiger2.simulated import Look, Server, SimulatedEiger2
+    from ..detectors.eiger2.simulated import Look, SimulatedEiger2
 
     if bits not in (8, 16, 32):
         raise typer.BadParameter(f"got {bits}, expected 8, 16 or 32", param_hint="--bits")
     set_up_logging("simulated eiger2", verbose=False)
-    detector = SimulatedEiger2(stream, Look(rows, columns, bits, loss, duplicates, seed))
-    server = Server(detector, port=port)
+    try:
+        detector = SimulatedEiger2(stream, Look(rows, columns, bits, loss, duplicates, reordering, seed))
+        server = _serve(detector, port)
+    except ReceiverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_START) from error
     serving = threading.Thread(target=server.serve, name="simplon")
     ended = ended_by_signal()
     serving.start()
@@ -65,6 +71,20 @@ def eiger2(
         server.close()
         serving.join()
         detector.close()
+
+
+def _serve(detector: SimulatedEiger2, port: int) -> Server:
+    """Open SIMPLON's port.
+
+    :raises ConfigError: it can't be opened.
+    """
+    from ..detectors.eiger2.simulated import Server
+
+    try:
+        return Server(detector, port=port)
+    except OSError as error:
+        detector.close()
+        raise ConfigError(f"--port: {port} can't be bound: {error.strerror}") from error
 
 
 @app.command()

@@ -22,6 +22,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ...packing import Packing
+from ...transport.endpoints import bind
+from ..faults import Faults, FaultyWay
 from . import packets
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Look(Struct, frozen=True):
     :param bits: of a pixel: 8, 16 or 32.
     :param loss: share of the images that get lost.
     :param duplicates: share of the images that are sent twice.
+    :param reordering: share of the images that are sent after up to four later ones.
     :param seed: of all that is random.
     """
 
@@ -47,6 +50,7 @@ class Look(Struct, frozen=True):
     bits: int = 16
     loss: float = 0.0
     duplicates: float = 0.0
+    reordering: float = 0.0
     seed: int = 0
 
 
@@ -86,6 +90,7 @@ class SimulatedEiger2:
 
     :param stream: endpoint that its PUSH socket binds.
     :param look: see ``Look``.
+    :raises ConfigError: the endpoint can't be bound.
     """
 
     def __init__(self, stream: str, look: Look) -> None:
@@ -126,8 +131,8 @@ class SimulatedEiger2:
                 "image_appendix": "",
             },
         }
-        self._look = look
-        self._chance = random.Random(look.seed)
+        faults = Faults(look.loss, look.reordering, look.duplicates)
+        self._way: FaultyWay[Sequence[bytes]] = FaultyWay(faults, random.Random(look.seed))
         self._series = 0
         self._armed = datetime.now(UTC)
         self._sent = 0
@@ -138,7 +143,11 @@ class SimulatedEiger2:
         self._socket.linger = 0
         self._socket.sndtimeo = 2000
         self._socket.sndhwm = 4
-        self._socket.bind(stream)
+        try:
+            bind(self._socket, stream, "--stream")
+        except BaseException:
+            self._socket.close(linger=0)
+            raise
 
     def close(self) -> None:
         """End an exposure, and free the socket."""
@@ -243,16 +252,16 @@ class SimulatedEiger2:
                     break
                 message = self._image(self._sent)
                 self._sent += 1
-                if self._chance.random() < self._look.loss:
-                    continue
-                for _ in range(1 + (self._chance.random() < self._look.duplicates)):
-                    self._send(*message)
+                for each in self._way.send(message)[1]:
+                    self._send(*each)
             self._triggers += 1
             self.state = "ready"
             if self._triggers >= self._setting("ntrigger") or self._cancelled.is_set():
                 self._end()
 
     def _end(self) -> None:
+        for late in self._way.rest():
+            self._send(*late)
         if self._cbor:
             self._send(packets.end2(self._series))
         else:
