@@ -161,26 +161,32 @@ class SharedTarget:
 class SharedInitiator:
     """Writes into a ring that a receiver made.
 
+    One process at a time may: of two, transfers would have the same sequence, and nobody could tell that one of them
+    has overwritten the other.
+
     :param endpoint: ``rashpa:///NAME``.
     :param place: of the endpoint in the configuration, for errors.
-    :raises ConfigError: there is none, or it is no ring.
+    :raises ConfigError: there is none, it is no ring, or another process writes into it.
     """
 
     def __init__(self, endpoint: str, place: str) -> None:
         path = ring_path(endpoint, place)
         try:
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                memory = _map(fd)
-            finally:
-                os.close(fd)
+        except OSError as error:
+            raise ConfigError(f"{place}: {endpoint}: {path} can't be opened: {error}") from error
+        try:
+            memory = _attach(fd)
         except (OSError, ValueError) as error:  # of an empty file
+            os.close(fd)
             raise ConfigError(f"{place}: {endpoint}: {path} can't be opened: {error}") from error
         try:
             self.registration = _registration(memory)
         except ProtocolError as error:
             memory.close()
+            os.close(fd)
             raise ConfigError(f"{place}: {endpoint}: {path}: {error}") from error
+        self._fd = fd  # has the lock of those who write
         self._memory: _Memory | None = _Memory(memory, self.registration)
         self._begun = self._memory.head[_BEGUN]
         self._posted = self._memory.head[_POSTED]
@@ -218,6 +224,7 @@ class SharedInitiator:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+            os.close(self._fd)
 
     def _opened(self) -> _Memory:
         if self._memory is None:
@@ -249,6 +256,20 @@ def _places(found: Registration) -> tuple[int, int, int, int]:
 
 def _map(fd: int) -> mmap.mmap:
     return mmap.mmap(fd, 0)
+
+
+def _attach(fd: int) -> mmap.mmap:
+    """Map a ring that another process made, as the only one that writes.
+
+    :raises OSError: another process writes.
+    """
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of another kind than the receiver's own lock, beside it
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise OSError(errno.EBUSY, "another process writes into it") from error
+    return _map(fd)
 
 
 def _registration(memory: mmap.mmap) -> Registration:

@@ -386,3 +386,28 @@ def test_a_stale_file_that_another_has_replaced_meanwhile_is_left_alone(endpoint
         SharedTarget(endpoint, "data", SLOTS, SLOT_BYTES)
     SharedInitiator(endpoint, "data").close()
     others[0].close()
+
+
+SECOND = """
+import sys
+from lima2_receivers.transport.shared_ring import SharedInitiator
+ring = SharedInitiator(sys.argv[1], "data")
+print("attached", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_writes(endpoint):
+    """Two would give the same sequence to different pixels."""
+    target = SharedTarget(endpoint, "data", SLOTS, SLOT_BYTES)
+    command = [sys.executable, "-c", SECOND, endpoint]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"attached\n"
+        with pytest.raises(ConfigError, match="another process writes into it"):
+            SharedInitiator(endpoint, "data")
+        process.kill()
+    initiator = SharedInitiator(endpoint, "data")
+    put(initiator, 1)
+    assert get(target)[0].frame == 1
+    initiator.close()
+    target.close()
