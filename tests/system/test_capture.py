@@ -129,9 +129,14 @@ async def play(site, helpers, capture, nb_frames, **settings):
 
 
 def until_as_long(path, other):
-    """Wait until a capture that is being made has as many bytes as another."""
+    """Wait until a capture that is being made has as many bytes of messages as another; their heads may differ."""
+    with Capture(other) as capture:
+        whole = sum(entry.nbytes for entry in capture.entries)
     deadline = time.monotonic() + DEADLINE
-    while path.stat().st_size < other.stat().st_size:
+    while True:
+        with Capture(path) as capture:
+            if sum(entry.nbytes for entry in capture.entries) >= whole:
+                return
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
