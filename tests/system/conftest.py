@@ -48,7 +48,7 @@ class Site:
             f'[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
             f'folder = "{self.detector}"\nsize = "tiny"\n{settings}\n'
             f'[conductor]\ncommands = "ipc://{sockets}/c"\nstate = "ipc://{sockets}/s"\n'
-            f'[saving]\nroots = ["{self.data}"]\n{extra}\n{receivers}'
+            f'[saving]\nroots = ["{self.data}"]\n[calibration]\nroots = ["{self.detector}"]\n{extra}\n{receivers}'
         )
         self.processes: dict[str, subprocess.Popen] = {}
 
