@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 DOMAIN = "lima2"
 LOOK_PERIOD = 1.0
 """Seconds after which a change of the list of keys is noticed, at the latest."""
-REASONS: dict[int, str] = {MISMATCH: "it has no key", CRYPTOGRAPHIC: "it does not have our public key"}
+NO_KEY = "it has no key, or hung up in the handshake"  # who has none may be the first to notice
 
 
 class Guard:
@@ -102,7 +102,12 @@ class Guard:
         def failed(address: str, event: zmq.Event, value: int) -> None:
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 return  # ``admits`` has noted it
-            why = REASONS.get(value, "what it sends is no handshake")
+            if value == MISMATCH or event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                why = NO_KEY
+            elif value == CRYPTOGRAPHIC:
+                why = "it does not have our public key"
+            else:
+                why = "what it sends is no handshake"
             self.refusals.note(f"a peer at {address or 'an address that was gone'}", f"{place}: {why}")
 
         return failed
