@@ -6,7 +6,9 @@ import asyncio
 import json
 
 import pytest
+from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
+from lima2_ophyd.detector import Lima2Detector
 from lima2_receivers import messages as m
 from lima2_receivers.errors import AccessError, ReceiverError, UnreachableError, VersionError
 from lima2_receivers.security.keys import load_credentials, make_keys
@@ -154,6 +156,29 @@ async def test_a_key_that_is_revoked_is_worth_nothing_at_once(make_keyed, helper
         with pytest.raises(UnreachableError, match="the key of alice is not authorized there"):
             await again.connect()
         await alice.close()
+
+
+async def test_a_bluesky_device_has_a_key(make_keyed, helpers):
+    site = make_keyed()
+    places = StaticPathProvider(UUIDFilenameProvider(), site.data)
+    detectors = {
+        role: Lima2Detector(
+            site.endpoints["c"], site.endpoints["s"], places, pipeline=None, key=str(site.add(role, role)), name=role
+        )
+        for role in ("control", "observe")
+    }
+    async with site.running():
+        for detector in detectors.values():
+            await detector.connect()
+            assert await detector.healthy.get_value()
+            await detector.stage()
+        await detectors["control"].trigger()
+        assert await detectors["control"].written.get_value() == 1
+        with pytest.raises(AccessError, match="Prepare needs the role control, the key of observe"):
+            await detectors["observe"].trigger()
+        for detector in detectors.values():
+            await detector.unstage()
+            await detector.disconnect()
 
 
 def test_daemons_without_keys_do_not_start(make_keyed):

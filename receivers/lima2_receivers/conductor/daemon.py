@@ -127,7 +127,7 @@ class ConductorDaemon:
     async def _handle(self, request: ConductorRequest) -> Message:
         match request:
             case Hello(peer=peer):
-                log.info("client %s", peer)
+                log.info("client %.100r", peer)
                 return Welcome(
                     role="conductor",
                     instance=self._instance,

@@ -258,4 +258,4 @@ class Responder(Generic[M]):
             if request.major != MAJOR:
                 raise VersionError(f"got a peer of protocol {request.major}.{request.minor}, expected {MAJOR}.{MINOR}")
             if peer is not LOCAL:
-                log.info("%s is %s, role %s", request.peer or "a peer", peer, peer.role)
+                log.info("%.100r is %s, role %s", request.peer, peer, peer.role)
