@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -244,10 +245,11 @@ class KeyedSite(Site):
         return run.stdout + run.stderr
 
     def add(self, name: str, role: str) -> Path:
-        """Let somebody in, and return the file of the private key."""
+        """Let somebody in, carry the keys away, and return the file of the private one."""
         said = self.lima2("keys", "add", str(self.config), name, "--role", role)
         folder = next(line.strip() for line in said.splitlines() if line.startswith("  /"))
-        return Path(folder) / f"{name}.key_secret"
+        carried = Path(shutil.move(folder, self.folder / f"of_{name}"))
+        return carried / f"{name}.key_secret"
 
     def client(self, timeout: float = 10.0, key: Path | None = None) -> ConductorClient:
         known = key or self.keys / "operator.key_secret"

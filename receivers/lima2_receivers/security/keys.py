@@ -171,8 +171,6 @@ def add_client(folder: Path, name: str, role: Role) -> Path:
     place = folder / CLIENTS / name
     try:
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        if place.exists():
-            shutil.rmtree(place)  # of a client of that name that was revoked
         place.mkdir(mode=0o700)
         public = _make_pair(place, name)
         shutil.copy(conductor, place)
@@ -194,8 +192,10 @@ def revoke(folder: Path, name: str) -> None:
         raise ConfigError(f"name: got {name!r}, expected one that is authorized: {known or 'there is none'}")
     try:
         path.unlink()
+        if (folder / CLIENTS / name).exists():
+            shutil.rmtree(folder / CLIENTS / name)
     except OSError as error:
-        raise ConfigError(f"security.keys: {path}: {error.strerror}") from error
+        raise ConfigError(f"security.keys: {error.filename}: {error.strerror}") from error
 
 
 def read_authorized(folder: Path) -> tuple[dict[str, Entry], list[str]]:

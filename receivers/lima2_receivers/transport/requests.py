@@ -18,7 +18,7 @@ from ..security.handshakes import MISMATCH, HandshakeWatch
 from ..security.keys import Credentials
 from ..security.reach import Reach, reach
 from ..security.refusals import Refusals
-from ..security.roles import LOCAL, Peer, check_role
+from ..security.roles import LOCAL, Peer, Role, check_role
 from .endpoints import bind
 
 log = logging.getLogger(__name__)
@@ -144,13 +144,13 @@ class Requester:
         def failed(address: str, event: zmq.Event, value: int) -> None:
             del address
             if credentials is None:
-                self._refusal = ": it lets in nobody without a key"
+                self._refusal = ": it lets in nobody without a key, or is no daemon of ours"
             elif event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self._refusal = f": the key of {credentials.own.name} is not authorized there"
             elif value == MISMATCH:
                 self._refusal = ": it has no keys, and this side insists on them"
             else:
-                self._refusal = ": it has another key than the one that is known here"
+                self._refusal = ": it has another key than the one that is known here, or is no daemon of ours"
 
         def succeeded() -> None:
             self._refusal = ""
@@ -257,5 +257,5 @@ class Responder(Generic[M]):
         if isinstance(request, Hello):
             if request.major != MAJOR:
                 raise VersionError(f"got a peer of protocol {request.major}.{request.minor}, expected {MAJOR}.{MINOR}")
-            if peer is not LOCAL:
+            if peer.role is not Role.CONDUCT:  # a conductor says hello all the time
                 log.info("%.100r is %s, role %s", request.peer, peer, peer.role)

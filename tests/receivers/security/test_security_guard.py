@@ -129,7 +129,9 @@ async def test_a_client_of_another_version_is_refused(daemon, connect):
 
 async def test_without_a_key_nobody_comes_in(daemon, connect):
     stranger = connect("", timeout=SOON)
-    with pytest.raises(UnreachableError, match=r"did not answer Hello within 0\.5 s: it lets in nobody without a key$"):
+    with pytest.raises(
+        UnreachableError, match=r"did not answer Hello within 0\.5 s: it lets in nobody without a key, or"
+    ):
         await stranger.hello("a client")
     await until(lambda: daemon.refusals("commands: it has no key") > 0)
     await connect("alice", Role.OBSERVE).hello("a client")
@@ -151,7 +153,7 @@ async def test_with_a_key_of_ones_own_nobody_comes_in(daemon, connect, folder, t
 async def test_a_daemon_that_is_another_gets_nothing(daemon, connect, folder):
     """A client notices that the daemon does not have the key that it knows."""
     other = load_credentials(folder / "operator.key_secret", server="receiver_0")
-    with pytest.raises(UnreachableError, match=r": it has another key than the one that is known here$"):
+    with pytest.raises(UnreachableError, match=r": it has another key than the one that is known here, or"):
         await connect("", credentials=other, timeout=SOON).hello("a client")
     await until(lambda: daemon.refusals("it does not have our public key") > 0)
     assert daemon.seen == []

@@ -102,6 +102,7 @@ def test_a_revoked_name_can_be_used_again_with_another_key(folder):
     old = load_pair(place / "alice.key_secret")
     revoke(folder, "alice")
     assert "alice" not in read_authorized(folder)[0]
+    assert not place.exists()
     with pytest.raises(ConfigError, match="got 'alice', expected one that is authorized"):
         revoke(folder, "alice")
     add_client(folder, "alice", Role.OBSERVE)
