@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tarfile
+from pathlib import Path
 
 import pytest
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
@@ -156,6 +158,32 @@ async def test_a_key_that_is_revoked_is_worth_nothing_at_once(make_keyed, helper
         with pytest.raises(UnreachableError, match="the key of alice is not authorized there"):
             await again.connect()
         await alice.close()
+
+
+async def test_a_receiver_on_another_host_needs_no_more_than_the_guide_says(make_keyed, helpers):
+    """docs/how-to/use-two-hosts.md: what is carried to the other host, and what is removed here."""
+    site = make_keyed()
+    other = site.folder / "other"
+    other.mkdir(mode=0o700)
+    carried = ["receiver_1.key", "receiver_1.key_secret", "conductor.key", "authorized/conductor.toml"]
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "use-two-hosts.md").read_text()
+    assert f"tar -C /etc/lima2/keys -c {' '.join(carried)} |" in guide
+    assert "sudo rm /etc/lima2/keys/receiver_1.key_secret" in guide
+    with tarfile.open(site.folder / "carried.tar", "w") as archive:
+        for name in carried:
+            archive.add(site.keys / name, name)
+    with tarfile.open(site.folder / "carried.tar") as archive:
+        archive.extractall(other, filter="tar")
+    (site.keys / "receiver_1.key_secret").unlink()
+    there = site.folder / "there.toml"
+    there.write_text(site.config.read_text().replace(f'"{site.keys}"', f'"{other}"'))
+    command = site.command
+    site.command = lambda name: [
+        str(there) if name == "receiver_1" and part == str(site.config) else part for part in command(name)
+    ]
+    async with site.running() as client:
+        acquisition = await start(site, client, helpers)
+        await finish(client, acquisition, helpers, 30)
 
 
 async def test_a_bluesky_device_has_a_key(make_keyed, helpers):
