@@ -1,8 +1,8 @@
 """Start of a session, for IPython, queueserver (``--startup-script``) and blueapi: a RunEngine and device factories.
 
 Nothing here talks to a detector until a device is connected. Where things are is said by ``LIMA2_COMMANDS`` and
-``LIMA2_STATE`` (the conductor's endpoints), ``LIMA2_DATA`` (a folder that the daemons' configuration allows) and
-``LIMA2_CALIBRATION`` (the folder of pedestals and gains).
+``LIMA2_STATE`` (the conductor's endpoints), ``LIMA2_KEY`` (file of a private key, for ``tcp`` endpoints),
+``LIMA2_DATA`` (a folder that the daemons' configuration allows) and ``LIMA2_CALIBRATION`` (pedestals and gains).
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ __all__ = ["calibrate", "jungfrau", "lima2_fly", "make_run_engine"]
 
 COMMANDS = os.environ.get("LIMA2_COMMANDS", "ipc:///run/lima2/commands")
 STATE = os.environ.get("LIMA2_STATE", "ipc:///run/lima2/state")
+KEY = os.environ.get("LIMA2_KEY")
 DATA = Path(os.environ.get("LIMA2_DATA", "/data/lima2"))
 CALIBRATION = Path(os.environ.get("LIMA2_CALIBRATION", "/data/lima2/calibration"))
 
 
 def jungfrau(name: str = "jungfrau") -> Lima2Detector:
     """Make the Jungfrau behind the conductor of this beamline; it is connected by ``init_devices`` or blueapi."""
-    return Lima2Detector(COMMANDS, STATE, StaticPathProvider(UUIDFilenameProvider(), DATA), pipeline="smx", name=name)
+    paths = StaticPathProvider(UUIDFilenameProvider(), DATA)
+    return Lima2Detector(COMMANDS, STATE, paths, pipeline="smx", key=KEY, name=name)
 
 
 def calibrate(detector: Lima2Detector) -> MsgGenerator[None]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.acquisition import Outcome, State
@@ -68,10 +69,11 @@ class Connection:
     :param commands: the conductor's command endpoint.
     :param state: the endpoint that it publishes its state on.
     :param name: of the client, for the conductor's log.
+    :param key: file of a private key, for ``tcp`` endpoints; None: there is none.
     """
 
-    def __init__(self, commands: str, state: str, *, name: str) -> None:
-        self.client = ConductorClient(commands, state, name=name)
+    def __init__(self, commands: str, state: str, *, name: str, key: Path | None = None) -> None:
+        self.client = ConductorClient(commands, state, name=name, key=key)
         self.silent = False
         self.connected = False
         self._followed: Followed | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from ophyd_async.core import (
@@ -51,6 +52,8 @@ class Lima2Detector(StandardDetector):
     :param pipeline_params: its parameter struct; None: that of the installed pipeline.
     :param detector_params: the detector plugin's own parameter struct; None: nothing of it can be set.
     :param streams: streams that have saving parameters.
+    :param key: file of this client's private key, ``conductor.key`` beside it: what ``lima2 keys add`` made; for
+        ``tcp`` endpoints. None: there is none.
     :param name: of the device.
     """
 
@@ -64,9 +67,11 @@ class Lima2Detector(StandardDetector):
         pipeline_params: type[msgspec.Struct] | None = None,
         detector_params: type[msgspec.Struct] | None = None,
         streams: Sequence[str] = STREAMS,
+        key: str | Path | None = None,
         name: str = "",
     ) -> None:
-        connection = Connection(commands, state, name=name or "ophyd")
+        file = Path(key).expanduser() if key is not None else None
+        connection = Connection(commands, state, name=name or "ophyd", key=file)
         self._connection = connection
         self.conductor = Commands(connection)
         self.session = Session(connection, self.conductor)

@@ -80,7 +80,9 @@ def test_whole_configurations_load(page, tmp_path):
         if "[conductor]" in block:
             path = tmp_path / "site.toml"
             path.write_text(block)
-            config.load_config(path)
+            found = config.load_config(path)
+            if folder := str(found.detector.settings.get("folder", "")):  # a simulated detector puts calibration there
+                assert any(Path(folder).is_relative_to(root) for root in found.calibration_roots), folder
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,9 @@ def configuration(site: Site) -> str:
     plugin, extra = "simulator", f'size = "{options.size.value}"'
     if options.replay is not None:
         plugin, extra = "reader", f"recording = {json.dumps(str(options.replay))}"
+    calibration = [str(site.detector)]
+    calibration += [str(options.replay.resolve())] if options.replay is not None else []
+    calibration += [str(options.poni.resolve().parent)] if options.poni is not None else []
     receivers = "\n".join(
         f"""
 [[receivers]]
@@ -165,6 +168,9 @@ state = "{site.state}"
 
 [saving]
 roots = [{json.dumps(str(site.data))}]
+
+[calibration]
+roots = {json.dumps(calibration)}
 {receivers}
 """
 

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import zmq
 
+from lima2_receivers.security.reach import Reach, reach
+
 from .bus import Hello, Numbered, Ready, encode, to_writer
 from .documents import decode_document
 
@@ -111,10 +113,12 @@ def run_writer(endpoint: str, uri: str, api_key: str, backup_directory: Path) ->
     :param uri: of the Tiled server.
     :param api_key: for it.
     :param backup_directory: folder for the documents of runs that could not be written, one file a run.
-    :raises SystemExit: the endpoint can't be bound.
+    :raises SystemExit: the endpoint can't be bound, or other hosts can reach it: it has no keys.
     """
     from bluesky_tiled_plugins import TiledWriter
 
+    if reach(endpoint) is Reach.NETWORK:
+        raise SystemExit(f"error: documents can't come in at {endpoint}: other hosts reach it, and it has no keys")
     backup_directory.mkdir(parents=True, exist_ok=True)
     writer = TiledWriter.from_uri(uri, api_key=api_key, batch_size=1, backup_directory=str(backup_directory))
 

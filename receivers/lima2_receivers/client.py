@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import zmq
 import zmq.asyncio
@@ -33,6 +34,8 @@ from .messages import (
 )
 from .plan import AcquisitionPlan
 from .published import AcquisitionState
+from .security.keys import Credentials, load_credentials
+from .security.reach import Reach, reach
 from .transport.requests import MAX_MESSAGE_BYTES, Requester
 
 log = logging.getLogger(__name__)
@@ -45,10 +48,15 @@ class ConductorClient:
     :param state: the endpoint that it publishes its state on.
     :param name: of this client, for the conductor's log.
     :param timeout: deadline of a command in seconds.
+    :param key: file of this client's private key, with ``conductor.key`` beside it, for ``tcp`` endpoints; None: there
+        is none.
     """
 
-    def __init__(self, commands: str, state: str, *, name: str = "client", timeout: float = 5.0) -> None:
+    def __init__(
+        self, commands: str, state: str, *, name: str = "client", timeout: float = 5.0, key: Path | None = None
+    ) -> None:
         self.name = name
+        self._key = key
         self.state: SystemState | None = None
         self._deadlines = Deadlines(prepare=0.0, stop=0.0)  # until the conductor has said its own
         self._requester = Requester(commands, "conductor", timeout)
@@ -74,12 +82,16 @@ class ConductorClient:
         :raises UnreachableError: the conductor does not answer.
         :raises VersionError: it speaks another version.
         :raises ProtocolError: this is no conductor.
+        :raises ConfigError: the key can't be used.
         """
-        self._requester.open()
+        credentials = None
+        if self._key is not None and {reach(self.endpoint), reach(self._endpoint)} != {Reach.FILES}:
+            credentials = load_credentials(self._key)
+        self._requester.open(credentials)
         try:
             welcome = await self._greet()
             if self._socket is None:
-                self._subscribe()
+                self._subscribe(credentials)
             self._take(await self._requester.request(GetState(), SystemState))
         except BaseException:
             await self.close()
@@ -148,11 +160,13 @@ class ConductorClient:
         """Return the scalars of one settled frame; see ``messages.GetValues``."""
         return await self._requester.request(GetValues(acquisition, frame), Values)
 
-    def _subscribe(self) -> None:
+    def _subscribe(self, credentials: Credentials | None) -> None:
         socket = zmq.asyncio.Context.instance().socket(zmq.SUB)
         socket.linger = 0
         socket.maxmsgsize = MAX_MESSAGE_BYTES
         socket.subscribe(b"")
+        if credentials is not None and reach(self._endpoint) is not Reach.FILES:
+            credentials.apply(socket)
         socket.connect(self._endpoint)
         self._socket = socket
         self._reader = asyncio.create_task(self._read(socket), name="state of the conductor")

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
+from .security.reach import Reach, reach
 
-LOOPBACK = re.compile(r"localhost|\[::1\]|127(\.\d{1,3}){3}", re.ASCII)
 SCHEMES, DATA_SCHEMES = ("ipc", "tcp"), ("ipc", "tcp", "udp", "rashpa")
 RING_NAME = re.compile(r"/[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,99}", re.ASCII)
 IPC_LIMIT = 107  # bytes of a Unix socket's path, from sockaddr_un
@@ -83,6 +83,31 @@ class SavingConfig(Struct, frozen=True, forbid_unknown_fields=True):
     flush_period: Annotated[float, Meta(gt=0, le=10)] = 0.1
 
 
+class CalibrationConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where calibration files may be read from.
+
+    :param roots: absolute folders that the files of a plan must lie in, symbolic links resolved, beside those of
+        ``saving.roots``.
+    """
+
+    roots: tuple[str, ...] = ()
+
+
+class SecurityConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may connect, beside those whom the folder of an ``ipc`` endpoint lets in.
+
+    :param keys: absolute folder of keys, which ``lima2 keys init`` makes: every ``tcp`` endpoint of conductor and
+        receivers then needs a key; empty: there are none.
+    :param insecure: True lets every user of a host use ``tcp`` endpoints on loopback where there are no keys.
+    :param unauthenticated_data: True lets receivers take frames at addresses that other hosts can reach: no detector's
+        stream has keys.
+    """
+
+    keys: str = ""
+    insecure: bool = False
+    unauthenticated_data: bool = False
+
+
 class DeadlineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """How long who waits for whom, in seconds.
 
@@ -131,16 +156,23 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     :param conductor: the one conductor.
     :param receivers: one table a receiver, in the order of their ranks.
     :param saving: where files may go.
+    :param calibration: where calibration files may be read from.
     :param deadlines: how long who waits for whom.
-    :param insecure: True allows ``tcp`` endpoints that other hosts can reach, without authentication.
+    :param security: who may connect.
     """
 
     detector: DetectorConfig
     conductor: ConductorConfig
     receivers: Annotated[tuple[ReceiverConfig, ...], Meta(min_length=1)]
     saving: SavingConfig
+    calibration: CalibrationConfig = CalibrationConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
-    insecure: bool = False
+    security: SecurityConfig = SecurityConfig()
+
+    @property
+    def calibration_roots(self) -> tuple[str, ...]:
+        """Every folder that calibration files may be read from."""
+        return (*self.saving.roots, *self.calibration.roots)
 
     def endpoints(self) -> dict[str, str]:
         """Return every endpoint that a daemon binds, by its place in the file."""
@@ -173,17 +205,27 @@ def load_config(path: Path) -> Config:
 def check_config(config: Config) -> None:
     """Check what the types alone can't say.
 
-    :raises ConfigError: an endpoint is used twice, malformed or reachable from elsewhere, or a root is not absolute.
+    :raises ConfigError: an endpoint is used twice, malformed, or reachable by more than may reach it; or a folder is
+        not absolute.
     """
     seen: dict[str, str] = {}
     for place, endpoint in config.endpoints().items():
-        check_endpoint(place, endpoint, config.insecure, DATA_SCHEMES if place.endswith(".data") else SCHEMES)
+        if place.endswith(".data"):
+            check_endpoint(place, endpoint, DATA_SCHEMES)
+            _check_data(place, endpoint, config.security)
+        else:
+            check_endpoint(place, endpoint)
+            check_access(place, endpoint, config.security.insecure, bool(config.security.keys))
         if endpoint in seen:
             raise ConfigError(f"{place}: {endpoint} is used by {seen[endpoint]} already")
         seen[endpoint] = place
-    for root in config.saving.roots:
-        if not Path(root).is_absolute():
-            raise ConfigError(f"saving.roots: got {root!r}, expected an absolute folder")
+    folders = [("saving.roots", root) for root in config.saving.roots]
+    folders += [("calibration.roots", root) for root in config.calibration.roots]
+    if config.security.keys:
+        folders.append(("security.keys", config.security.keys))
+    for place, folder in folders:
+        if not Path(folder).is_absolute():
+            raise ConfigError(f"{place}: got {folder!r}, expected an absolute folder")
 
 
 S = TypeVar("S", bound=Struct)
@@ -201,8 +243,8 @@ def detector_settings(config: Config, kind: type[S]) -> S:
         raise ConfigError(f"detector.settings of plugin {config.detector.plugin}: {error}") from error
 
 
-def check_endpoint(place: str, endpoint: str, insecure: bool, schemes: tuple[str, ...] = SCHEMES) -> None:
-    """Check that an endpoint is well-formed and, without ``insecure``, can be reached from this host alone.
+def check_endpoint(place: str, endpoint: str, schemes: tuple[str, ...] = SCHEMES) -> None:
+    """Check that an endpoint is well-formed.
 
     :param place: of the endpoint in the configuration, for the error.
     :param schemes: that it may have.
@@ -226,10 +268,36 @@ def check_endpoint(place: str, endpoint: str, insecure: bool, schemes: tuple[str
     host, _, port = rest.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise ConfigError(f"{place}: got {endpoint!r}, expected {_FORMS[scheme]}")
-    if not LOOPBACK.fullmatch(host) and not insecure:
+
+
+def check_access(place: str, endpoint: str, insecure: bool, keys: bool = False) -> None:
+    """Check that an endpoint of our own daemons can be reached by those alone who may.
+
+    :param place: of the endpoint in the configuration, for the error.
+    :param insecure: see ``SecurityConfig``.
+    :param keys: whether peers show keys at it.
+    :raises ConfigError: others can.
+    """
+    match reach(endpoint):
+        case Reach.NETWORK if not keys:
+            raise ConfigError(
+                f"{place}: {endpoint} can be reached from other hosts, expected `security.keys`, ipc:// or a loopback "
+                "address"
+            )
+        case Reach.HOST if not keys and not insecure:
+            raise ConfigError(
+                f"{place}: {endpoint} can be reached by every user of this host, expected ipc://, `security.keys`, or "
+                "`security.insecure = true` on a host whose users you trust"
+            )
+        case _:
+            pass
+
+
+def _check_data(place: str, endpoint: str, security: SecurityConfig) -> None:
+    if reach(endpoint) is Reach.NETWORK and not security.unauthenticated_data:
         raise ConfigError(
-            f"{place}: {endpoint} can be reached from other hosts, without authentication; use ipc://, "
-            "a loopback address, or set `insecure = true` on a network that you trust"
+            f"{place}: {endpoint} can be reached from other hosts, and no detector's stream has keys; set "
+            "`security.unauthenticated_data = true` on a network that you trust"
         )
 
 

@@ -68,6 +68,12 @@ class VersionError(ReceiverError):
     code = 10
 
 
+class AccessError(ReceiverError):
+    """The peer's key does not allow what it asks for, or is no longer authorized."""
+
+    code = 11
+
+
 _KINDS: tuple[type[ReceiverError], ...] = (
     ReceiverError,
     ProtocolError,
@@ -79,6 +85,7 @@ _KINDS: tuple[type[ReceiverError], ...] = (
     UnreachableError,
     PipelineError,
     VersionError,
+    AccessError,
 )
 _BY_CODE: dict[int, type[ReceiverError]] = {kind.code: kind for kind in _KINDS}
 

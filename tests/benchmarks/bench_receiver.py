@@ -239,7 +239,7 @@ def cpu(work: Callable[[], object], n_frames: int) -> float:
 
 def stages_alone(job: Job, folder: Path, number: int) -> dict[str, float]:
     """Return the CPU of each stage alone, milliseconds a frame."""
-    files = load_calibration(job.params)
+    files = load_calibration(job.params, (str(folder),))
     count = 8 * BATCH
     with open_device() as device:
         pipeline = Smx(job.params, job.spec, device, files, BATCH)

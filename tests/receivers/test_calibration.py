@@ -1,6 +1,7 @@
 """Calibration files: every format, and files that are missing, broken, or not the ones that are meant."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,8 @@ from lima2_receivers.receiver.calibration import calibration_files, load_calibra
 
 PLANE = np.arange(12, dtype="<f4").reshape(3, 4)
 PONI = "poni_version: 2.1\nDistance: 0.1\n"
+
+ANYWHERE = ("/",)
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -51,7 +54,7 @@ def made(tmp_path):
 
 
 def load(file: CalibrationFile):
-    return load_calibration(Params(mask=file))["mask"]
+    return load_calibration(Params(mask=file), ANYWHERE)["mask"]
 
 
 @pytest.mark.parametrize(
@@ -80,30 +83,30 @@ def test_the_end_of_the_name_may_be_in_capitals(tmp_path):
 def test_files_go_by_field_and_position(made):
     params = Params(gain=(made("mask.npy"), made("mask.bin")), mask=made("mask.poni"))
     assert [name for name, _ in calibration_files(params)] == ["gain.0", "gain.1", "mask"]
-    assert list(load_calibration(params)) == ["gain.0", "gain.1", "mask"]
-    assert load_calibration(Params()) == {}
+    assert list(load_calibration(params, ANYWHERE)) == ["gain.0", "gain.1", "mask"]
+    assert load_calibration(Params(), ANYWHERE) == {}
 
 
 def test_hashes_are_filled_in_and_the_rest_is_kept(made):
     params = Params(gain=(made("mask.npy"), made("mask.bin")), mask=made("mask.poni"))
-    hashed = with_hashes(params)
+    hashed = with_hashes(params, ANYWHERE)
     for (_, before), (_, after) in zip(calibration_files(params), calibration_files(hashed), strict=True):
         assert after.sha256 == hashlib.sha256(Path(before.path).read_bytes()).hexdigest()
         assert msgspec.structs.replace(after, sha256="") == before
     assert (hashed.cutoff, hashed.beam_center) == (params.cutoff, params.beam_center)
-    assert with_hashes(hashed) == hashed
-    assert load_calibration(hashed).keys() == load_calibration(params).keys()
+    assert with_hashes(hashed, ANYWHERE) == hashed
+    assert load_calibration(hashed, ANYWHERE).keys() == load_calibration(params, ANYWHERE).keys()
 
 
 def test_another_file_than_the_one_that_is_meant_is_refused(made):
-    params = with_hashes(Params(gain=(made("mask.npy"), made("mask.bin"))))
+    params = with_hashes(Params(gain=(made("mask.npy"), made("mask.bin"))), ANYWHERE)
     path = Path(params.gain[1].path)
     (PLANE + 1).tofile(path)
     got = hashlib.sha256(path.read_bytes()).hexdigest()
     said = rf"^pipeline\.params\.gain\.1: {path} has sha256 {got}, expected {params.gain[1].sha256}$"
     for check in (load_calibration, with_hashes):
         with pytest.raises(PlanError, match=said):
-            check(params)
+            check(params, ANYWHERE)
 
 
 @pytest.mark.parametrize("check", [load_calibration, with_hashes])
@@ -113,13 +116,13 @@ def test_another_file_than_the_one_that_is_meant_is_refused(made):
         ("/nowhere/mask.npy", r"/nowhere/mask\.npy: No such file or directory"),
         ("mask.npy", r"got path 'mask\.npy', expected an absolute one"),
         ("", r"got path '', expected an absolute one"),
-        ("/tmp", r"/tmp: Is a directory"),
+        ("/tmp", r"/tmp is not a file"),
         ("/tmp/\0.npy", r"null"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_field_and_path(check, path, said):
     with pytest.raises(PlanError, match=rf"^pipeline\.params\.mask: .*{said}"):
-        check(Params(mask=CalibrationFile(path)))
+        check(Params(mask=CalibrationFile(path)), ANYWHERE)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +169,49 @@ def test_an_archive_is_not_an_array(tmp_path):
     (tmp_path / "mask.npz").rename(tmp_path / "mask.npy")
     with pytest.raises(PlanError, match=r"^pipeline\.params\.mask: "):
         load(CalibrationFile(str(tmp_path / "mask.npy")))
+
+
+@pytest.mark.parametrize("check", [load_calibration, with_hashes])
+def test_a_file_outside_the_roots_is_refused_also_by_a_symbolic_link_and_whether_it_is_there_or_not(
+    check, made, tmp_path
+):
+    mask = made("mask.npy")
+    inside, other = tmp_path / "inside", tmp_path / "other"
+    inside.mkdir()
+    other.mkdir()
+    (inside / "link.npy").symlink_to(mask.path)
+    (inside / "folder").symlink_to(tmp_path)
+    (inside / "loop.npy").symlink_to(inside / "loop.npy")
+    roots = (str(other), str(inside))
+    outside = [mask.path, f"{tmp_path}/none.npy", f"{inside}/../mask.npy", f"{inside}/link.npy"]
+    for path in [*outside, f"{inside}/folder/mask.npy", f"{inside}/folder/none.npy"]:
+        with pytest.raises(PlanError, match=rf"^pipeline\.params\.mask: .*expected a file below {other}, {inside} "):
+            check(Params(mask=CalibrationFile(path)), roots)
+    with pytest.raises(PlanError, match=r"^pipeline\.params\.mask: .*loop\.npy"):
+        check(Params(mask=CalibrationFile(f"{inside}/loop.npy")), roots)
+    check(Params(mask=mask), (*roots, str(tmp_path)))
+    (other / "link").symlink_to(tmp_path)
+    check(Params(mask=mask), (str(other / "link"),))
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "mask.npy")  # reading it would wait for ever
+    with pytest.raises(PlanError, match=r"mask\.npy is not a file"):
+        load(CalibrationFile(str(tmp_path / "mask.npy")))
+
+
+def test_a_dataset_that_leads_into_another_file_is_refused(made, tmp_path):
+    made("mask.h5")
+    PLANE.tofile(tmp_path / "plane.bin")
+    with h5py.File(tmp_path / "links.h5", "w") as file:
+        file["external"] = h5py.ExternalLink("mask.h5", "/maps/mask")
+        layout = h5py.VirtualLayout(PLANE.shape, PLANE.dtype)
+        layout[:] = h5py.VirtualSource(tmp_path / "mask.h5", "/maps/mask", PLANE.shape)
+        file.create_virtual_dataset("virtual", layout)
+        file.create_dataset("raw", PLANE.shape, PLANE.dtype, external=[(str(tmp_path / "plane.bin"), 0, PLANE.nbytes)])
+        file["own"] = PLANE
+        file["soft"] = h5py.SoftLink("/own")
+    for name in ("external", "virtual", "raw"):
+        with pytest.raises(PlanError, match=rf"links\.h5: {name} leads into another file"):
+            load(CalibrationFile(str(tmp_path / "links.h5"), dataset=name))
+    assert np.array_equal(load(CalibrationFile(str(tmp_path / "links.h5"), dataset="soft")), PLANE)

@@ -1,11 +1,12 @@
 """Configuration files: what is refused, and that the message says where."""
 
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from lima2_receivers.config import Config, check_config, detector_settings, load_config
+from lima2_receivers.config import Config, SecurityConfig, check_config, detector_settings, load_config
 from lima2_receivers.errors import ConfigError
 
 GOOD = """
@@ -55,7 +56,8 @@ def test_what_is_not_given_has_its_default(load):
     config = load()
     assert [receiver.ring.slots for receiver in config.receivers] == [16, 8]
     assert config.deadlines.command == 5
-    assert not config.insecure
+    assert config.security == SecurityConfig(keys="", insecure=False, unauthenticated_data=False)
+    assert config.calibration_roots == ("/data",)
 
 
 def test_every_endpoint_has_its_place(load):
@@ -80,6 +82,8 @@ def test_every_endpoint_has_its_place(load):
         ('plugin = "simulator"', "", r"missing required field `plugin` - at `\$\.detector`"),
         ('roots = ["/data"]', "roots = []", r"length >= 1 - at `\$\.saving\.roots`"),
         ('roots = ["/data"]', 'roots = ["/data", "data"]', r"saving\.roots: got 'data', expected an absolute folder"),
+        ("[saving]", '[security]\nkeys = "keys"\n[saving]', r"security\.keys: got 'keys', expected an absolute folder"),
+        ("[saving]", '[calibration]\nroots = ["."]\n[saving]', r"calibration\.roots: got '\.', expected an absolute"),
         ("[saving]", "[saving\n", r"(?i)expected|invalid"),
     ],
 )
@@ -149,20 +153,53 @@ def test_the_longest_path_that_a_socket_takes_is_allowed(load):
         load("/run/lima2/state", "/" + "d" * 105 + "é")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "[::1]"])
-def test_loopback_is_allowed(load, host):
+LOOPBACK = ["127.0.0.1", "127.1.2.3", "localhost", "[::1]"]
+NETWORK = ["0.0.0.0", "*", "10.1.1.1", "id00", "[::]", "localhost.example.org", "127.example.org", "127.0.0.1.example"]
+OWN = {  # our own endpoints
+    "conductor.commands": "ipc:///run/lima2/commands",
+    "conductor.state": "ipc:///run/lima2/state",
+    "receivers[1].commands": "ipc:///run/lima2/receiver1",
+}
+KEYS = '[security]\nkeys = "/etc/lima2/keys"\n'
+INSECURE = "[security]\ninsecure = true\n"
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_a_detector_may_send_to_loopback(load, host):
     assert load("tcp://127.0.0.1:5551", f"tcp://{host}:5551")
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["0.0.0.0", "*", "10.1.1.1", "id00", "[::]", "localhost.example.org", "127.example.org", "127.0.0.1.example"],
-)
-def test_what_others_can_reach_needs_a_word(load, host):
-    other = GOOD.replace("tcp://127.0.0.1:5551", f"tcp://{host}:5551")
-    with pytest.raises(ConfigError, match=r"receivers\[1\]\.data: .* can be reached from other hosts"):
-        load(text=other)
-    assert load(text="insecure = true\n" + other)
+@pytest.mark.parametrize("host", NETWORK)
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+def test_a_detector_that_sends_over_a_network_needs_a_word(load, host, scheme):
+    other = GOOD.replace("tcp://127.0.0.1:5551", f"{scheme}://{host}:5551")
+    for words in ("", KEYS, INSECURE):
+        with pytest.raises(
+            ConfigError, match=r"receivers\[1\]\.data: .* can be reached .* no detector's stream has keys"
+        ):
+            load(text=other + words)
+    assert load(text=other + "[security]\nunauthenticated_data = true\n")
+
+
+@pytest.mark.parametrize("place", OWN)
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_our_own_endpoints_on_loopback_need_keys_or_a_word(load, place, host):
+    other = GOOD.replace(OWN[place], f"tcp://{host}:5560")
+    for words in ("", "[security]\nunauthenticated_data = true\n"):
+        with pytest.raises(ConfigError, match=rf"{re.escape(place)}: .* every user of this host, .*insecure = true"):
+            load(text=other + words)
+    assert load(text=other + INSECURE)
+    assert load(text=other + KEYS)
+
+
+@pytest.mark.parametrize("place", OWN)
+@pytest.mark.parametrize("host", NETWORK)
+def test_our_own_endpoints_that_others_can_reach_need_keys_and_no_word_helps(load, place, host):
+    other = GOOD.replace(OWN[place], f"tcp://{host}:5560")
+    for words in ("", INSECURE, INSECURE + "unauthenticated_data = true\n"):
+        with pytest.raises(ConfigError, match=rf"{re.escape(place)}: .* from other hosts, expected `security\.keys`"):
+            load(text=other + words)
+    assert load(text=other + KEYS)
 
 
 @pytest.mark.parametrize("old", ["ipc:///run/lima2/state", "ipc:///run/lima2/receiver1"])

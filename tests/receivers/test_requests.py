@@ -17,6 +17,7 @@ from lima2_receivers.errors import (
     UnreachableError,
     VersionError,
 )
+from lima2_receivers.transport import requests
 from lima2_receivers.transport.requests import MAX_MESSAGE_BYTES, Requester, Responder
 
 ID = "0" * 32
@@ -252,6 +253,53 @@ async def test_noise_does_no_harm(start, ask, raw, parts):
             assert isinstance(m.decode_reply(answer[1]), m.Failed)
     assert m.decode_reply(answer[1]) == m.Done()
     assert daemon.seen == [m.Start(ID), m.Stop(ID), m.GetState()]
+
+
+async def test_who_floods_a_daemon_does_not_keep_it_from_its_other_work(endpoint):
+    """Receiving what has come already does not wait by itself."""
+    responder = Responder(endpoint, "conductor.commands", m.decode_conductor_request, lambda _: asyncio.sleep(0))
+    with zmq.Context() as context, context.socket(zmq.DEALER) as flood:
+        flood.connect(endpoint)
+        for _ in range(900):  # no more than ZeroMQ queues
+            flood.send_multipart([b"too", b"many", b"parts"])
+        turns = 0
+        serving = asyncio.create_task(responder.serve())
+        async with asyncio.timeout(LONG):
+            while sum(responder._refusals.counts().values()) < 900:
+                turns += 1
+                await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        await responder.close()
+    assert turns >= 900
+
+
+async def test_a_daemon_works_on_so_many_requests_and_takes_the_next_when_one_is_done(endpoint, raw, monkeypatch):
+    monkeypatch.setattr(requests, "MAX_UNDER_WAY", 10)
+    seen = []
+    full, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(request):
+        seen.append(request)
+        if len(seen) == 10:
+            full.set()
+        await goes_on.wait()
+        return m.Done()
+
+    responder = Responder(endpoint, "conductor.commands", m.decode_conductor_request, answer)
+    serving = asyncio.create_task(responder.serve())
+    for number in range(50):
+        await raw.send_multipart([str(number).encode(), m.encode(m.GetState())])
+    async with asyncio.timeout(LONG):
+        await full.wait()
+        assert not await raw.poll(100)
+        assert len(seen) == 10
+        goes_on.set()
+        replies = [await raw.recv_multipart() for _ in range(50)]
+    assert sorted(int(number) for number, _ in replies) == list(range(50))
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    await responder.close()
 
 
 async def test_nothing_is_asked_before_opening(endpoint):

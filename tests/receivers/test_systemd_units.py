@@ -96,11 +96,19 @@ def test_the_example_loads(example):
     detector_settings(config, DETECTORS.get(config.detector.plugin).settings)
 
 
-def test_two_hosts_must_say_that_they_are_insecure(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('keys = "/etc/lima2/keys"', r"conductor\.commands: .* from other hosts, expected `security\.keys`"),
+        ("unauthenticated_data = true", r"receivers\[0\]\.data: .*unauthenticated_data = true"),
+    ],
+)
+def test_two_hosts_need_keys_and_a_word_about_the_detector(line, said, tmp_path):
     text = (RECEIVERS / "examples" / "two_hosts.toml").read_text()
+    assert line in text
     changed = tmp_path / "two_hosts.toml"
-    changed.write_text(text.replace("insecure = true", "insecure = false"))
-    with pytest.raises(ConfigError, match="insecure = true"):
+    changed.write_text(text.replace(line, ""))
+    with pytest.raises(ConfigError, match=said):
         load_config(changed)
 
 

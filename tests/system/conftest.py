@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,7 +49,7 @@ class Site:
             f'[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
             f'folder = "{self.detector}"\nsize = "tiny"\n{settings}\n'
             f'[conductor]\ncommands = "ipc://{sockets}/c"\nstate = "ipc://{sockets}/s"\n'
-            f'[saving]\nroots = ["{self.data}"]\n{extra}\n{receivers}'
+            f'[saving]\nroots = ["{self.data}"]\n[calibration]\nroots = ["{self.detector}"]\n{extra}\n{receivers}'
         )
         self.processes: dict[str, subprocess.Popen] = {}
 
@@ -210,6 +211,63 @@ def free_ports(count: int) -> int:
         finally:
             for each in held:
                 each.close()
+
+
+def free_tcp_ports(count: int) -> list[int]:
+    """So many TCP ports on loopback that nobody has."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class KeyedSite(Site):
+    """A site whose endpoints are TCP on loopback, with keys; its own client is the operator."""
+
+    def __init__(self, folder: Path, sockets: Path, n_receivers: int = 2, extra: str = "") -> None:
+        super().__init__(folder, sockets, n_receivers, extra)
+        self.keys = folder / "keys"
+        text = self.config.read_text()
+        names = ["c", "s", *(f"{kind}{rank}" for kind in "rd" for rank in range(n_receivers))]
+        self.endpoints = dict(zip(names, map("tcp://127.0.0.1:{}".format, free_tcp_ports(len(names))), strict=True))
+        for name, endpoint in self.endpoints.items():
+            text = text.replace(f'"ipc://{sockets}/{name}"', f'"{endpoint}"')
+        self.config.write_text(f'{text}\n[security]\nkeys = "{self.keys}"\n')
+        self.lima2("keys", "init", str(self.config))
+
+    def lima2(self, *arguments: str, code: int = 0) -> str:
+        """Run a command, and return what it says."""
+        run = subprocess.run(
+            [str(self.scripts / "lima2"), *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert run.returncode == code, run.stderr
+        return run.stdout + run.stderr
+
+    def add(self, name: str, role: str) -> Path:
+        """Let somebody in, carry the keys away, and return the file of the private one."""
+        said = self.lima2("keys", "add", str(self.config), name, "--role", role)
+        folder = next(line.strip() for line in said.splitlines() if line.startswith("  /"))
+        carried = Path(shutil.move(folder, self.folder / f"of_{name}"))
+        return carried / f"{name}.key_secret"
+
+    def client(self, timeout: float = 10.0, key: Path | None = None) -> ConductorClient:
+        known = key or self.keys / "operator.key_secret"
+        return ConductorClient(self.endpoints["c"], self.endpoints["s"], timeout=timeout, key=known)
+
+
+@pytest.fixture
+def make_keyed(tmp_path, sockets):
+    sites = []
+
+    def make(**options) -> KeyedSite:
+        site = KeyedSite(tmp_path, sockets, **options)
+        sites.append(site)
+        return site
+
+    yield make
+    for site in sites:
+        site.close()
 
 
 @pytest.fixture

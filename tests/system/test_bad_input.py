@@ -45,7 +45,7 @@ async def test_a_wrong_plan_is_refused_with_its_path_and_the_next_prepare_works(
         (site.data / "taken_dense_1.h5").write_text("precious")
         (site.data / "a_file").write_text("")
         (site.data / "way_out").symlink_to(tmp_path)
-        text = site.folder / "not_an_array.npy"
+        text = site.data / "not_an_array.npy"
         text.write_text("no")
         before = files(site)
         none = {"dense": StreamSaving(enabled=False), "sparse": StreamSaving(enabled=False)}
@@ -54,7 +54,8 @@ async def test_a_wrong_plan_is_refused_with_its_path_and_the_next_prepare_works(
             (with_params(good, noise=-1.0), PlanError, r"pipeline\.params: .*> 0.*\$\.noise"),
             (with_params(good, cutoff_peak=1.0), PlanError, r"cutoff_peak: got 1\.0, expected at least cutoff_pick"),
             (with_params(good), PlanError, r"pipeline\.params\.pedestal: got 'none', expected pedestals and gains"),
-            (with_params(good, gain=[{"path": "/none/g.npy"}]), PlanError, r"gain\.0: /none/g\.npy: No such file"),
+            (with_params(good, gain=[{"path": f"{site.data}/g.npy"}]), PlanError, r"gain\.0: .*/g\.npy: No such file"),
+            (with_params(good, gain=[{"path": "/etc/passwd"}]), PlanError, r"gain\.0: .*expected a file below"),
             (
                 with_params(good, mask={"path": "m.npy"}),
                 PlanError,

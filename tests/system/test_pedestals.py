@@ -71,17 +71,17 @@ def test_the_plan_finds_the_pedestals_of_the_simulated_detector(make_jungfrau, h
 
 
 @pytest.mark.slow
-async def test_the_pipeline_takes_the_file(make_jungfrau, helpers, tmp_path):
+async def test_the_pipeline_takes_the_file(make_jungfrau, helpers):
     site = make_jungfrau(1, background=3.0)
     first = (512 - ROWS) // 2
     async with site.running() as client:
         maps = [np.load(site.detector / f"{name}.npy")[:, :, first : first + ROWS] for name in ("pedestal", "gain")]
-        with h5py.File(tmp_path / "pedestal.h5", "w") as file:
+        with h5py.File(site.data / "pedestal.h5", "w") as file:
             file["pedestal"] = maps[0]
-        np.save(tmp_path / "gain.npy", maps[1])
+        np.save(site.data / "gain.npy", maps[1])
         params = {
-            "pedestal": [{"path": str(tmp_path / "pedestal.h5"), "dataset": "pedestal"}],
-            "gain": [{"path": str(tmp_path / "gain.npy")}],
+            "pedestal": [{"path": str(site.data / "pedestal.h5"), "dataset": "pedestal"}],
+            "gain": [{"path": str(site.data / "gain.npy")}],
         }
         acquisition = helpers.new_id()
         plan = helpers.jungfrau_plan(site, 6, pipeline=params, read_rows=ROWS)

@@ -11,6 +11,7 @@ from .bench import bench
 from .calibrate import gains, pedestal
 from .capture import capture
 from .exports import cxi, merge_sparse
+from .keys import app as keys
 from .operations import state, stop
 from .simulate import app as simulate
 
@@ -32,6 +33,7 @@ app.command()(gains)
 app.command()(bench)
 app.command()(capture)
 app.add_typer(simulate, name="simulate")
+app.add_typer(keys, name="keys")
 
 
 def _add_commands() -> None:

@@ -18,19 +18,25 @@ from lima2_receivers.errors import ReceiverError, StateError
 from lima2_receivers.messages import SystemState
 from lima2_receivers.published import AcquisitionState
 
+from .keys import operator_key
+
 T = TypeVar("T")
 
 ConfigPath = Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")]
+Key = Annotated[
+    Path | None,
+    typer.Option(help="File of a private key, `conductor.key` beside it; by default the operator's.", metavar="FILE"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
-def state(config: ConfigPath, json: Json = False) -> None:
+def state(config: ConfigPath, key: Key = None, json: Json = False) -> None:
     """Show what a detector, its receivers and its acquisitions are doing."""
 
     async def look(client: ConductorClient) -> SystemState | None:
         return client.state
 
-    found = _with_client(config, look)
+    found = _with_client(config, key, look)
     if json:
         typer.echo(msgspec.json.encode(found).decode())
     elif found is not None:
@@ -40,6 +46,7 @@ def state(config: ConfigPath, json: Json = False) -> None:
 def stop(
     config: ConfigPath,
     acquisition: Annotated[str, typer.Argument(help="Id of the acquisition; by default the one that is live.")] = "",
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Stop an acquisition, wait until its files are closed, and say how it ended."""
@@ -47,7 +54,7 @@ def stop(
     async def end(client: ConductorClient) -> AcquisitionState:
         return await client.stop(AcquisitionId(acquisition) if acquisition else _live(client.state))
 
-    final = _with_client(config, end)
+    final = _with_client(config, key, end)
     if json:
         typer.echo(msgspec.json.encode(final).decode())
     else:
@@ -55,10 +62,12 @@ def stop(
         typer.echo(_counts(final))
 
 
-def _with_client(config: Path, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
+def _with_client(config: Path, key: Path | None, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
     async def run() -> T:
         settings = load_config(config)
-        client = ConductorClient(settings.conductor.commands, settings.conductor.state, name="lima2")
+        conductor = settings.conductor
+        known = operator_key(settings, key)
+        client = ConductorClient(conductor.commands, conductor.state, name="lima2", key=known)
         await client.connect()
         try:
             return await use(client)

@@ -8,9 +8,6 @@ import time
 import uuid
 from typing import assert_never
 
-import zmq
-import zmq.asyncio
-
 from lima2_processing.frame import AcquisitionId, FrameIdx
 
 from ..acquisition import Event, Outcome, State
@@ -41,8 +38,10 @@ from ..messages import (
 from ..plan import TriggerMode
 from ..plugins import DETECTORS
 from ..published import AcquisitionState
+from ..security.guard import conductor_credentials, open_guard
+from ..security.keys import CONDUCTOR, receiver_name
 from ..topology import RoundRobin
-from ..transport.endpoints import bind
+from ..transport.publisher import Publisher
 from ..transport.requests import Responder
 from .describe import describe, detector_state
 from .driver import Driver, explain
@@ -60,7 +59,7 @@ class ConductorDaemon:
     """One detector's conductor.
 
     :param config: of the detector's daemons.
-    :raises ConfigError: an endpoint can't be bound, or a plugin is not there.
+    :raises ConfigError: an endpoint can't be bound, keys can't be used, or a plugin is not there.
     """
 
     def __init__(self, config: Config) -> None:
@@ -73,14 +72,16 @@ class ConductorDaemon:
         seconds = config.deadlines.command
         settings = detector_settings(config, plugin.settings)
         self._control = plugin.load_control()(settings, tuple(one.data for one in config.receivers), seconds)
-        self._links = [ReceiverLink(rank, r.commands, seconds) for rank, r in enumerate(config.receivers)]
+        self._links = [
+            ReceiverLink(rank, r.commands, seconds, conductor_credentials(config, receiver_name(rank)))
+            for rank, r in enumerate(config.receivers)
+        ]
         self._driver = Driver(self._control, self._links, config.deadlines)
+        self._guard = open_guard(config, CONDUCTOR)
         self._responder = Responder(
-            config.conductor.commands, "conductor.commands", decode_conductor_request, self._handle
+            config.conductor.commands, "conductor.commands", decode_conductor_request, self._handle, self._guard
         )
-        self._publisher = zmq.asyncio.Context.instance().socket(zmq.PUB)
-        self._publisher.linger = 0
-        bind(self._publisher, config.conductor.state, "conductor.state")
+        self._publisher = Publisher(config.conductor.state, "conductor.state", self._guard)
 
     async def run(self) -> None:
         """Serve until cancelled; then stop the detector and let the receivers close their files."""
@@ -117,14 +118,16 @@ class ConductorDaemon:
         await self._control.close()
         for link in self._links:
             await link.close()
-        self._publisher.close(linger=0)
+        await self._publisher.close()
+        if self._guard is not None:
+            await self._guard.close()
 
     # --- commands ---
 
     async def _handle(self, request: ConductorRequest) -> Message:
         match request:
             case Hello(peer=peer):
-                log.info("client %s", peer)
+                log.info("client %.100r", peer)
                 return Welcome(
                     role="conductor",
                     instance=self._instance,

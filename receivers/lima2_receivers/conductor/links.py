@@ -12,6 +12,7 @@ from lima2_processing.frame import AcquisitionId
 from ..errors import ReceiverError, StateError, error_from_code
 from ..messages import Discard, Done, Message, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
 from ..published import ReceiverState
+from ..security.keys import Credentials
 from ..transport.requests import Requester
 
 R = TypeVar("R", bound=Message)
@@ -23,10 +24,12 @@ class ReceiverLink:
     :param rank: of the receiver.
     :param endpoint: its commands.
     :param timeout: deadline of a command, and the silence after which it counts as dead, in seconds.
+    :param credentials: keys of a ``tcp`` endpoint; None: there are none.
     """
 
-    def __init__(self, rank: int, endpoint: str, timeout: float) -> None:
+    def __init__(self, rank: int, endpoint: str, timeout: float, credentials: Credentials | None = None) -> None:
         self.rank = rank
+        self._credentials = credentials
         self.alive = False
         self.instance = ""
         self._requester = Requester(endpoint, f"receiver {rank}", timeout)
@@ -36,7 +39,7 @@ class ReceiverLink:
 
     def open(self) -> None:
         """Make the socket."""
-        self._requester.open()
+        self._requester.open(self._credentials)
 
     async def close(self) -> None:
         """Close the socket."""

@@ -37,7 +37,7 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     check_files(folder, names, plan.saving.file_exists_policy)
     if plan.pipeline is None:
         return plan
-    params = with_hashes(decode_pipeline(plan.pipeline))
+    params = with_hashes(decode_pipeline(plan.pipeline), config.calibration_roots)
     choice = PipelineChoice(plan.pipeline.name, msgspec.Raw(msgspec.msgpack.encode(params)))
     return msgspec.structs.replace(plan, pipeline=choice)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from ..config import Config, check_endpoint, detector_settings
+from ..config import Config, check_access, check_endpoint, detector_settings
 from ..errors import ConfigError, PlanError
 from ..plan import decode_params
 from .faults import NO_FAULTS, Faults
@@ -202,5 +202,6 @@ def make_player(config: Config, look: Look = LOOK, network: Network = CALM, faul
             raise ConfigError(
                 f"detector.plugin: got {other!r}, expected one that is played: simulator, reader, jungfrau, smartpix"
             )
-    check_endpoint(CONTROL_PLACE, player.control, config.insecure)
+    check_endpoint(CONTROL_PLACE, player.control)
+    check_access(CONTROL_PLACE, player.control, config.security.insecure)  # without keys: a simulation stays on a host
     return player

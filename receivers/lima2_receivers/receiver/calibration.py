@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,60 +33,77 @@ def calibration_files(params: msgspec.Struct) -> Iterator[tuple[str, Calibration
                         yield f"{name}.{position}", item
 
 
-def with_hashes(params: P) -> P:
+def with_hashes(params: P, roots: Sequence[str]) -> P:
     """Return the parameters with the hash of every calibration file filled in, so that all hosts check the same bytes.
 
+    :param roots: absolute folders that the files must lie in.
     :raises PlanError: a file can't be read, or differs from the hash that was given.
     """
     changed: dict[str, object] = {}
     for name in params.__struct_fields__:
         match getattr(params, name):
             case CalibrationFile() as file:
-                changed[name] = _hashed(name, file)
+                changed[name] = _hashed(name, file, roots)
             case tuple() as items if any(isinstance(item, CalibrationFile) for item in items):
                 changed[name] = tuple(
-                    _hashed(f"{name}.{at}", item) if isinstance(item, CalibrationFile) else item
+                    _hashed(f"{name}.{at}", item, roots) if isinstance(item, CalibrationFile) else item
                     for at, item in enumerate(items)
                 )
     return msgspec.structs.replace(params, **changed)
 
 
-def load_calibration(params: msgspec.Struct) -> dict[str, Calibration]:
+def load_calibration(params: msgspec.Struct, roots: Sequence[str]) -> dict[str, Calibration]:
     """Read every calibration file of a pipeline's parameters.
 
+    :param roots: absolute folders that the files must lie in.
     :returns: by dotted field name, an array, or the text of a ``.poni`` file.
     :raises PlanError: a file can't be read or isn't the one that the plan means; the message names field and file.
     """
-    return {name: _load(name, file) for name, file in calibration_files(params)}
+    return {name: _load(name, file, roots) for name, file in calibration_files(params)}
 
 
 def _where(name: str) -> str:
     return f"pipeline.params.{name}"
 
 
-def _read_bytes(name: str, file: CalibrationFile) -> bytes:
+def _confine(name: str, file: CalibrationFile, roots: Sequence[str]) -> Path:
+    """Return a file's path without symbolic links, if it lies below an allowed root."""
     path = Path(file.path)
     if not path.is_absolute():
         raise PlanError(f"{_where(name)}: got path {file.path!r}, expected an absolute one")
     try:
-        return path.read_bytes()
+        resolved = path.resolve()
+        inside = any(resolved.is_relative_to(Path(root).resolve()) for root in roots)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL; a loop of symbolic links, up to Python 3.12
+        raise PlanError(f"{_where(name)}: {file.path!r}: {error}") from error
+    if not inside:  # whether it is there or not
+        raise PlanError(
+            f"{_where(name)}: {file.path} is {resolved}, expected a file below {', '.join(roots)} "
+            "(saving.roots and calibration.roots of the configuration)"
+        )
+    try:
+        if not stat.S_ISREG(resolved.stat().st_mode):
+            raise PlanError(f"{_where(name)}: {file.path} is not a file")
     except OSError as error:
         raise PlanError(f"{_where(name)}: {file.path}: {error.strerror}") from error
-    except ValueError as error:  # a NUL in the path
-        raise PlanError(f"{_where(name)}: {file.path!r}: {error}") from error
+    return resolved
 
 
-def _hashed(name: str, file: CalibrationFile) -> CalibrationFile:
-    digest = hashlib.sha256(_read_bytes(name, file)).hexdigest()
+def _hashed(name: str, file: CalibrationFile, roots: Sequence[str]) -> CalibrationFile:
+    path = _confine(name, file, roots)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PlanError(f"{_where(name)}: {file.path}: {error.strerror}") from error
     if file.sha256 and file.sha256 != digest:
         raise PlanError(f"{_where(name)}: {file.path} has sha256 {digest}, expected {file.sha256}")
     return msgspec.structs.replace(file, sha256=digest)
 
 
-def _load(name: str, file: CalibrationFile) -> Calibration:
-    checked = _hashed(name, file)
+def _load(name: str, file: CalibrationFile, roots: Sequence[str]) -> Calibration:
+    _hashed(name, file, roots)
     try:
-        return _parse(checked)
+        return _parse(file)
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise PlanError(f"{_where(name)}: {file.path}: {error}") from error
 
@@ -121,4 +139,7 @@ def _dataset(opened: h5py.File, path: str) -> Calibration:
     found = opened[path]
     if not isinstance(found, h5py.Dataset):
         raise TypeError(f"{path} is not a dataset")
+    # What lies in another file was neither hashed nor confined.
+    if found.file.filename != opened.filename or found.is_virtual or found.external:
+        raise ValueError(f"{path} leads into another file")
     return np.asarray(found[()])

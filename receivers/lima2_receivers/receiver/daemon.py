@@ -33,6 +33,8 @@ from ..messages import (
     decode_receiver_request,
 )
 from ..plugins import DETECTORS
+from ..security.guard import open_guard
+from ..security.keys import receiver_name
 from ..topology import RoundRobin
 from ..transport.requests import Responder
 from ..transport.shared_ring import SharedTarget
@@ -56,7 +58,7 @@ class ReceiverDaemon:
 
     :param config: of the detector's daemons.
     :param rank: which receiver this is.
-    :raises ConfigError: an endpoint can't be bound.
+    :raises ConfigError: an endpoint can't be bound, or keys can't be used.
     """
 
     def __init__(self, config: Config, rank: int) -> None:
@@ -70,7 +72,10 @@ class ReceiverDaemon:
         self._ring = FrameRing(receiver.ring.slots, receiver.ring.slot_bytes)
         self._maker = ShareMaker(config, rank, self._ring)
         place = f"receivers[{rank}]"
-        self._responder = Responder(receiver.commands, f"{place}.commands", decode_receiver_request, self._handle)
+        self._guard = open_guard(config, receiver_name(rank))
+        self._responder = Responder(
+            receiver.commands, f"{place}.commands", decode_receiver_request, self._handle, self._guard
+        )
         self._host = Host(config, rank)
         self._intake = self._make_intake(f"{place}.data")  # last: what it makes, only run() removes
 
@@ -132,6 +137,8 @@ class ReceiverDaemon:
                 share.abandon(f"receiver {self._rank} was shut down")
         await asyncio.gather(*(self._close(acquisition) for acquisition in self._shares))
         await self._host.close()
+        if self._guard is not None:
+            await self._guard.close()
 
     async def _watch(self) -> None:
         """Do what time decides, and close the shares that are done, each in a task of its own: a disk may hang."""

@@ -76,7 +76,7 @@ class ShareMaker:
         streams: tuple[str, ...] = (RAW_STREAM,)
         calibration: Mapping[str, Calibration] = {}
         if plan.plan.pipeline is not None:
-            calibration = load_calibration(decode_pipeline(plan.plan.pipeline))
+            calibration = load_calibration(decode_pipeline(plan.plan.pipeline), self._config.calibration_roots)
             streams += PIPELINES.get(plan.plan.pipeline.name).streams
         for name in saving.streams:
             if name not in streams:

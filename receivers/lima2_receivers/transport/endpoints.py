@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import stat
 from pathlib import Path
 
 import zmq
@@ -27,12 +29,14 @@ def bind(target: zmq.SyncSocket | zmq.asyncio.Socket, endpoint: str, place: str)
     """Bind a ZeroMQ socket to an endpoint.
 
     ZeroMQ takes over the path of an ``ipc`` endpoint that another process serves, without an error; this refuses it. A
-    socket file that nobody serves is removed, and a missing folder is made for this user alone.
+    socket file that nobody serves is removed, and a missing folder is made for this user alone. A folder that is there
+    must be closed to users who are neither its owner nor in its group: its mode is all that protects the socket.
 
     :param target: the socket.
     :param endpoint: ``ipc://PATH`` or ``tcp://HOST:PORT``.
     :param place: of the endpoint in the configuration, for the error.
-    :raises ConfigError: another process serves the endpoint, or it can't be bound for another reason.
+    :raises ConfigError: another process serves the endpoint, its folder is open to all, or it can't be bound for
+        another reason.
     """
     if endpoint.startswith("ipc://"):
         _clear_path(Path(endpoint.removeprefix("ipc://")), endpoint, place)
@@ -62,6 +66,12 @@ def _clear_path(path: Path, endpoint: str, place: str) -> None:
     try:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
+        found = path.parent.stat()
+        if found.st_mode & stat.S_IRWXO or found.st_uid not in (0, os.geteuid()):
+            raise ConfigError(
+                f"{place}: {endpoint}: folder {path.parent} has mode {stat.S_IMODE(found.st_mode):04o} and is of user "
+                f"{found.st_uid}, expected 0700 (or 0750, for a group) and of user {os.geteuid()}"
+            )
         if not path.exists():
             return
         if not path.is_socket():

@@ -239,7 +239,7 @@ def ring_path(endpoint: str, place: str) -> Path:
     :param place: of the endpoint in the configuration, for the error.
     :raises ConfigError: it is no such endpoint.
     """
-    check_endpoint(place, endpoint, insecure=False, schemes=("rashpa",))
+    check_endpoint(place, endpoint, schemes=("rashpa",))
     return FOLDER / (PREFIX + endpoint.removeprefix("rashpa:///"))
 
 

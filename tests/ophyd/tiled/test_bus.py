@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from lima2_ophyd.tiled.bus import DocumentSender
-from lima2_ophyd.tiled.writer import DocumentReceiver
+from lima2_ophyd.tiled.writer import DocumentReceiver, run_writer
 
 
 @pytest.fixture
@@ -169,3 +169,10 @@ def test_rubbish_at_the_writer_is_dropped(start_writer, endpoint, sender):
 def test_no_writer_is_an_error_within_the_deadline(sender):
     with pytest.raises(TimeoutError, match="no document writer answered"):
         sender.wait_ready(0.1)
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5578", "tcp://*:5578", "tcp://10.0.0.1:5578"])
+def test_the_writer_is_not_for_other_hosts(endpoint, tmp_path):
+    with pytest.raises(SystemExit, match="other hosts reach it, and it has no keys"):
+        run_writer(endpoint, "http://127.0.0.1:9", "key", tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()

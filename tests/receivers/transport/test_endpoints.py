@@ -1,5 +1,6 @@
 """Binding endpoints: who was there first keeps them, and the error says which endpoint it is."""
 
+import os
 import shutil
 import socket
 import stat
@@ -86,3 +87,28 @@ def test_a_busy_port_is_refused(make_socket):
 def test_an_endpoint_that_cannot_be_bound_is_named(make_socket, endpoint):
     with pytest.raises(ConfigError, match=f"here: {endpoint} can't be bound"):
         bind(make_socket(), endpoint, "here")
+
+
+@pytest.mark.parametrize("mode", [0o701, 0o704, 0o755, 0o777, 0o1777])
+def test_a_folder_that_is_open_to_all_is_refused(make_socket, sockets, mode):
+    folder = sockets / "open"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"data: .*folder {folder} has mode {mode:04o} .* expected 0700"):
+        bind(make_socket(), f"ipc://{folder}/data", "data")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o770])
+def test_a_folder_may_be_shared_with_a_group(make_socket, sockets, mode):
+    sockets.chmod(mode)
+    bind(make_socket(), f"ipc://{sockets}/data", "data")
+
+
+def test_a_folder_of_another_user_is_refused(make_socket, sockets, monkeypatch):
+    if os.geteuid() == 0:
+        os.chown(sockets, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ConfigError, match=r"is of user \d+, expected .* of user \d+"):
+        bind(make_socket(), f"ipc://{sockets}/data", "data")
