@@ -212,7 +212,7 @@ def check_config(config: Config) -> None:
     for place, endpoint in config.endpoints().items():
         if place.endswith(".data"):
             check_endpoint(place, endpoint, DATA_SCHEMES)
-            _check_data(place, endpoint, config.security)
+            check_data_access(place, endpoint, config.security)
         else:
             check_endpoint(place, endpoint)
             check_access(place, endpoint, config.security.insecure, bool(config.security.keys))
@@ -293,7 +293,12 @@ def check_access(place: str, endpoint: str, insecure: bool, keys: bool = False) 
             pass
 
 
-def _check_data(place: str, endpoint: str, security: SecurityConfig) -> None:
+def check_data_access(place: str, endpoint: str, security: SecurityConfig) -> None:
+    """Check that an endpoint of a detector's stream can be reached from this host alone, unless that is allowed.
+
+    :param place: of the endpoint in the configuration, for the error.
+    :raises ConfigError: others can.
+    """
     if reach(endpoint) is Reach.NETWORK and not security.unauthenticated_data:
         raise ConfigError(
             f"{place}: {endpoint} can be reached from other hosts, and no detector's stream has keys; set "

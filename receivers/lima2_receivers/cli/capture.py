@@ -34,8 +34,8 @@ def capture(
         list[str] | None,
         typer.Option("--set", help="One of detector.settings, as in 'modules = [1, 2]'; with --data.", metavar="LINE"),
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow an endpoint that other hosts can reach; with --data.")
+    unauthenticated: Annotated[
+        bool, typer.Option("--unauthenticated-data", help="Allow an endpoint that other hosts can reach; with --data.")
     ] = False,
     messages: Annotated[int, typer.Option(help="That are enough; 0: any number.", min=0)] = 0,
     seconds: Annotated[float, typer.Option(help="That are enough; 0: any time.", min=0)] = 0.0,
@@ -51,8 +51,10 @@ def capture(
     from ..capture.record import Tally, record
     from ..capture.taps import open_tap
 
-    if not data and (settings or insecure):
-        raise typer.BadParameter("got no --data, which these options belong to", param_hint="--set, --insecure")
+    if not data and (settings or unauthenticated):
+        raise typer.BadParameter(
+            "got no --data, which these options belong to", param_hint="--set, --unauthenticated-data"
+        )
     set_up_logging("capture", verbose=False)
     ended = ended_by_signal()
 
@@ -62,7 +64,7 @@ def capture(
 
     status = BAD_START
     try:
-        found = endpoint_config(config, data, settings or (), insecure) if data else load_config(Path(config))
+        found = endpoint_config(config, data, settings or (), unauthenticated) if data else load_config(Path(config))
         tap = open_tap(found, rank)
         try:
             detector, endpoint = found.detector, found.receivers[rank].data

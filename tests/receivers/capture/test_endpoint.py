@@ -48,7 +48,8 @@ def test_what_does_not_fit_is_named(name, data, settings, words):
 
 
 def test_an_endpoint_of_another_host_must_be_allowed():
-    assert endpoint_config("eiger2", "tcp://eiger:31001", insecure=True).receivers[0].data == "tcp://eiger:31001"
+    config = endpoint_config("eiger2", "tcp://eiger:31001", unauthenticated=True)
+    assert config.receivers[0].data == "tcp://eiger:31001"
 
 
 def test_a_detector_is_captured_by_its_name(tmp_path):
