@@ -208,6 +208,7 @@ class Session:
         return (
             f"detector {system.detector}, acquisition {found.state}, {self.requested} frames asked for, "
             f"{found.announced} announced, {received} received, {found.written} settled"
+            f"{', no trigger has come yet' if found.waiting else ''}"
         )
 
     def _clear(self) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from ophyd_async.core import (
     DEFAULT_TIMEOUT,
     AsyncStatus,
+    DetectorTrigger,
     PathProvider,
     SignalR,
     StandardDetector,
@@ -34,6 +35,8 @@ from ._trigger_logic import Lima2TriggerLogic
 
 STREAMS = ("raw", "dense", "sparse")
 """Streams that have saving parameters."""
+SIGNAL_TIMEOUT = 30 * 86400.0
+"""Seconds that a signal may be away by default, since beams go down; ``first_trigger_timeout`` can be shorter."""
 
 
 @default_mock_class(Lima2DetectorMock)
@@ -131,11 +134,12 @@ class Lima2Detector(StandardDetector):
 
         :param value: what to do; a livetime of 0 means what the exposure signal says.
         """
-        if value.livetime == 0:
+        if value.trigger is not DetectorTrigger.INTERNAL:
+            value = _with_timeout(value, SIGNAL_TIMEOUT)
+        elif value.livetime == 0:
             exposure = await self.acquisition.expo_time.get_value()
-            given = value.model_dump(include=value.model_fields_set)
             # The default timeout is for the exposure that is given; without one it would be 10 s for any exposure.
-            value = TriggerInfo(**{"exposure_timeout": exposure + value.deadtime + DEFAULT_TIMEOUT, **given})
+            value = _with_timeout(value, exposure + value.deadtime + DEFAULT_TIMEOUT)
         if value.collections_per_event != self.session.collections_per_event and not self.session.described:
             self.session.collections_per_event = value.collections_per_event
         await super().prepare(value)
@@ -171,6 +175,12 @@ class Lima2Detector(StandardDetector):
                 f"{self.name} was paused in the middle of an exposure and can't be resumed: frames would be taken "
                 "twice or get wrong numbers. Use RE.abort() or RE.stop(): what was taken so far is in the files."
             )
+
+
+def _with_timeout(value: TriggerInfo, seconds: float) -> TriggerInfo:
+    """Return it with another timeout of an exposure, unless it was given one."""
+    given = value.model_dump(include=value.model_fields_set)
+    return TriggerInfo(**{"exposure_timeout": seconds, **given})
 
 
 def _count(read: Callable[[AcquisitionState], int]) -> Callable[[Connection], int]:

@@ -93,7 +93,8 @@ def _lines(found: SystemState) -> Iterator[str]:
         yield f"receiver {receiver.rank}: {alive}, {room}{strangers}, {receiver.endpoint}"
     for run in found.acquisitions:
         ended = "" if run.outcome == "none" else f", {run.outcome} {run.reason}".rstrip()
-        yield f"acquisition {run.acquisition}: {run.state}{ended}"
+        waiting = ", waits for its first trigger" if run.waiting else ""
+        yield f"acquisition {run.acquisition}: {run.state}{waiting}{ended}"
         yield f"  {_counts(run)}"
         yield f"  {run.master_file}"
 

@@ -212,8 +212,8 @@ class ConductorDaemon:
         if run.machine.state is not State.RUNNING:
             raise StateError(f"acquisition {run.id} was stopped as it started")
         acquisition = run.plan.acquisition
-        if acquisition.trigger_mode is TriggerMode.INTERNAL:
-            run.begin()
+        run.begin()
+        if acquisition.trigger_mode is not TriggerMode.SOFTWARE:
             await self._control.trigger(run.limit, acquisition.expo_time, acquisition.latency_time)
 
     async def _trigger(self, run: Run, request: Trigger) -> Message:

@@ -247,7 +247,12 @@ class Driver:
             self.fail(run, f"detector: {status.fault}")
             return
         run.observe(status)
-        if run.machine.state is not State.RUNNING or not run.all_sent(status):
+        if run.machine.state is not State.RUNNING:
+            return
+        if overdue := run.trigger_overdue(time.monotonic()):
+            self.fail(run, overdue)
+            return
+        if not run.all_sent(status):
             return
         if run.exhausted():
             self.handle(run, Event.ENDED)

@@ -56,6 +56,7 @@ class Run:
         self.told = -1  # what the receivers were told is due
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
+        self._began = 0.0  # when it was started
         self._ledger = SystemLedger(topology)
         self._parts = tuple(_Part() for _ in range(topology.n_receivers))
         self._file: LedgerFile | None = None
@@ -132,9 +133,14 @@ class Run:
         return self._parts[rank].dead
 
     def observe(self, status: DetectorStatus) -> None:
-        """Take the detector's own count: it decides where a trigger has no end."""
-        if status.series == self.series and self.announced_by == "control":
-            self.announced = max(self.announced, status.sent)
+        """Take the detector's own count: it decides where a trigger has no end, or where a signal triggers.
+
+        Where it can't say, the highest frame that was seen does.
+        """
+        if status.series != self.series or self.announced_by == "triggers":
+            return
+        self.announced_by = "control" if status.sent >= 0 else "highest"
+        self.announced = max(self.announced, status.sent if status.sent >= 0 else self.highest)
 
     def conclude(self, status: DetectorStatus | None) -> None:
         """Fix the number of announced frames when the detector was stopped.
@@ -145,7 +151,7 @@ class Run:
         if status is not None and status.series == self.series and status.sent >= 0:
             if status.sent != self.announced or self.announced_by == "control":
                 self.announced, self.announced_by = status.sent, "control"
-        elif highest != self.announced or self.announced_by == "control":
+        elif highest != self.announced or self.announced_by != "triggers":
             self.announced, self.announced_by = highest, "highest"
 
     # --- what follows ---
@@ -156,14 +162,12 @@ class Run:
         return self._ledger.leading(self.announced) > self.written
 
     def all_sent(self, status: DetectorStatus) -> bool:
-        """Tell whether the detector has sent everything that triggers asked for."""
-        return (
-            status.series == self.series
-            and not status.busy
-            and self.announced_by == "triggers"
-            and self.announced > 0
-            and status.sent >= self.announced
-        )
+        """Tell whether the detector has sent everything that triggers asked for so far."""
+        if status.series != self.series or not self.announced:
+            return False
+        if self.announced_by == "highest":  # frames that were seen were sent
+            return self.exhausted() or not status.busy
+        return not status.busy and status.sent >= self.announced
 
     def exhausted(self) -> bool:
         """Tell whether no trigger can ask for more."""
@@ -243,12 +247,36 @@ class Run:
             receivers=tuple(self._counters(rank) for rank in range(len(self._parts))),
             master_file=self.prepared.master_file if self.prepared else "",
             reasons=self._ledger.reasons(),
+            waiting=self.waiting,
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it was started, and no trigger has come yet."""
+        internal = self.plan.acquisition.trigger_mode is TriggerMode.INTERNAL
+        return self.machine.state is State.RUNNING and not (internal or self.announced or self.highest)
+
+    def trigger_overdue(self, now: float) -> str:
+        """Return why it is given up since no trigger came; empty: it isn't.
+
+        :param now: monotonic seconds.
+        """
+        patience = self.plan.acquisition.first_trigger_timeout
+        if not patience or not self.waiting or now - self._began <= patience:
+            return ""
+        return (
+            f"no {self.plan.acquisition.trigger_mode} trigger came within {patience:g} s of the start "
+            "(acquisition.first_trigger_timeout)"
         )
 
     def begin(self) -> None:
-        """Note that an internally triggered acquisition starts."""
-        if self.plan.acquisition.trigger_mode is TriggerMode.INTERNAL:
+        """Note that it starts: in internal mode all frames are asked for, with a signal the detector counts them."""
+        self._began = time.monotonic()
+        mode = self.plan.acquisition.trigger_mode
+        if mode is TriggerMode.INTERNAL:
             self.asked(self.limit)
+        elif mode.by_signal:
+            self.asked(0)
 
     def asked(self, n_frames: int) -> None:
         """Note that a trigger asked for frames.
