@@ -68,6 +68,9 @@ class Lima2DetectorMock(DeviceMock["Lima2Detector"]):
         async def trigger(acquisition: str, n_frames: int, expo_time: float, latency_time: float) -> None:
             await advance(n_frames)
 
+        async def finish(acquisition: str) -> None:
+            set_mock_value(device.acquisition_state, State.DRAINING.value)
+
         async def stop(acquisition: str, timeout: float) -> np.ndarray:
             set_mock_value(device.acquisition_state, State.CLOSED.value)
             written = await device.written.get_value()
@@ -90,6 +93,7 @@ class Lima2DetectorMock(DeviceMock["Lima2Detector"]):
         callback_on_mock_execute(commands.prepare_acquisition, prepare)
         callback_on_mock_execute(commands.start_acquisition, start)
         callback_on_mock_execute(commands.trigger_frames, trigger)
+        callback_on_mock_execute(commands.finish_acquisition, finish)
         callback_on_mock_execute(commands.stop_acquisition, stop)
         callback_on_mock_execute(commands.read_values, values)
         set_mock_value(device.healthy, True)

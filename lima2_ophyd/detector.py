@@ -30,13 +30,11 @@ from ._connector import ConductorConnector, state_signal
 from ._data_logic import LastFrameLogic, MasterFileLogic, SignalLogic
 from ._mock import Lima2DetectorMock
 from ._plan_signals import PlanSignals
-from ._session import Session
+from ._session import SIGNAL_SECONDS, Session
 from ._trigger_logic import Lima2TriggerLogic
 
 STREAMS = ("raw", "dense", "sparse")
 """Streams that have saving parameters."""
-SIGNAL_TIMEOUT = 30 * 86400.0
-"""Seconds that a signal may be away by default, since beams go down; ``first_trigger_timeout`` can be shorter."""
 
 
 @default_mock_class(Lima2DetectorMock)
@@ -135,7 +133,7 @@ class Lima2Detector(StandardDetector):
         :param value: what to do; a livetime of 0 means what the exposure signal says.
         """
         if value.trigger is not DetectorTrigger.INTERNAL:
-            value = _with_timeout(value, SIGNAL_TIMEOUT)
+            value = _with_timeout(value, SIGNAL_SECONDS)
         elif value.livetime == 0:
             exposure = await self.acquisition.expo_time.get_value()
             # The default timeout is for the exposure that is given; without one it would be 10 s for any exposure.
@@ -160,6 +158,10 @@ class Lima2Detector(StandardDetector):
         """Wait for the frames of the last kickoff, and fail as soon as the acquisition does."""
         async for update in self.session.guard(super().complete()):
             yield update
+
+    async def end_exposures(self) -> None:
+        """Give no more triggers in this stage, and return when the detector has sent all its frames."""
+        await self.session.finish()
 
     async def pause(self) -> None:
         """Note whether the RunEngine pauses while frames are taken that no document refers to yet."""

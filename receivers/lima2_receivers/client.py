@@ -19,6 +19,7 @@ from .messages import (
     Describe,
     Description,
     Done,
+    Finish,
     GetState,
     GetValues,
     Prepare,
@@ -134,6 +135,10 @@ class ConductorClient:
     ) -> None:
         """Give one software trigger; see ``messages.Trigger``."""
         await self._requester.request(Trigger(acquisition, n_frames, expo_time, latency_time), Done)
+
+    async def finish(self, acquisition: AcquisitionId) -> None:
+        """Give no more triggers; see ``messages.Finish``."""
+        await self._requester.request(Finish(acquisition), Done)
 
     async def stop(self, acquisition: AcquisitionId, timeout: float | None = None) -> AcquisitionState:
         """Stop an acquisition and return how it ended, when its files are closed. Idempotent.

@@ -24,6 +24,7 @@ from lima2_receivers.messages import (
     Describe,
     Description,
     Done,
+    Finish,
     GetState,
     GetValues,
     Hello,
@@ -261,6 +262,9 @@ class FakeConductor:
                 run = self._find(acquisition)
                 run.exposures.append((request.n_frames, request.expo_time, request.latency_time))
                 self._expose(run, request.n_frames)
+                return Done()
+            case Finish(acquisition):
+                self._find(acquisition).machine.handle(Event.ENDED)
                 return Done()
             case Stop(acquisition):
                 run = self._find(acquisition)

@@ -22,6 +22,7 @@ from ..messages import (
     Deadlines,
     Describe,
     Done,
+    Finish,
     GetRow,
     GetState,
     GetValues,
@@ -138,6 +139,9 @@ class ConductorDaemon:
                 return await self._start(self._find(acquisition))
             case Trigger():
                 return await self._trigger(self._find(request.acquisition), request)
+            case Finish(acquisition):
+                self._driver.finish(self._find(acquisition))
+                return Done()
             case Stop(acquisition):
                 return await self._stop(acquisition)
             case GetState():

@@ -13,7 +13,7 @@ from lima2_processing.frame import AcquisitionId
 from ..acquisition import Event, Instruction, State
 from ..config import DeadlineConfig
 from ..control import Capabilities, Control, DetectorStatus
-from ..errors import ReceiverError, UnreachableError
+from ..errors import ReceiverError, StateError, UnreachableError
 from ..messages import Announce, Done, Forget, ReceiverProgress
 from .links import ReceiverLink
 from .run import Run
@@ -86,6 +86,16 @@ class Driver:
         if run.live:
             log.error("acquisition %s: %s", run.id, reason)
             self.handle(run, Event.FAULT, reason)
+
+    def finish(self, run: Run) -> None:
+        """Let an acquisition end by itself once the detector has sent all that was asked for, if that has an end.
+
+        :raises StateError: it was not started.
+        """
+        if run.machine.state in (State.PREPARING, State.PREPARED):
+            raise StateError(f"acquisition {run.id} is {run.machine.state}, finishing needs one that was started")
+        if not run.finish():
+            self.handle(run, Event.STOP)
 
     async def closed(self, run: Run) -> None:
         """Wait until an acquisition that was stopped is closed.

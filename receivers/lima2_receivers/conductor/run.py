@@ -57,6 +57,7 @@ class Run:
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
         self._began = 0.0  # when it was started
+        self._finished = False  # no more triggers come
         self._ledger = SystemLedger(topology)
         self._parts = tuple(_Part() for _ in range(topology.n_receivers))
         self._file: LedgerFile | None = None
@@ -106,6 +107,8 @@ class Run:
 
     def room(self) -> int:
         """Return how many more frames triggers may ask for; -1: any number."""
+        if self._finished:
+            return 0
         return self.limit - self.announced if self.limit else -1
 
     # --- what comes in ---
@@ -163,15 +166,17 @@ class Run:
 
     def all_sent(self, status: DetectorStatus) -> bool:
         """Tell whether the detector has sent everything that triggers asked for so far."""
-        if status.series != self.series or not self.announced:
+        if status.series != self.series:
             return False
+        if not self.announced:
+            return self._finished and not status.busy
         if self.announced_by == "highest":  # frames that were seen were sent
             return self.exhausted() or not status.busy
         return not status.busy and status.sent >= self.announced
 
     def exhausted(self) -> bool:
         """Tell whether no trigger can ask for more."""
-        return self.limit > 0 and self.announced >= self.limit
+        return self._finished or (self.limit > 0 and self.announced >= self.limit)
 
     def drained(self) -> bool:
         """Tell whether every receiver that lives has closed its files, with everything reported."""
@@ -277,6 +282,13 @@ class Run:
             self.asked(self.limit)
         elif mode.by_signal:
             self.asked(0)
+
+    def finish(self) -> bool:
+        """Note that no more triggers come; False: it has no end then, and is to be stopped."""
+        if self.announced_by == "triggers" and self.announced:
+            self._finished = True
+            return True
+        return self.limit > 0 and self.plan.acquisition.trigger_mode is not TriggerMode.SOFTWARE
 
     def asked(self, n_frames: int) -> None:
         """Note that a trigger asked for frames.

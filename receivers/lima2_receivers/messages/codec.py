@@ -12,6 +12,7 @@ from .commands import (
     AcquisitionClosed,
     Describe,
     Description,
+    Finish,
     GetState,
     GetValues,
     Prepare,
@@ -24,7 +25,7 @@ from .commands import (
 )
 from .shares import Announce, Discard, Forget, GetRow, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
 
-ConductorRequest = Hello | Describe | Prepare | Start | Trigger | Stop | GetState | GetValues
+ConductorRequest = Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues
 ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow
 Reply = (
     Welcome

@@ -1,0 +1,55 @@
+"""A pipeline that is as slow, or as faulty, as a test wants it: installed where this folder is in ``PYTHONPATH``."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from lima2_processing.errors import ProcessingError
+from lima2_processing.frame import Batch, FrameResult, Output, OutputKind, Results
+from lima2_processing.pipeline import Pipeline, PipelinePlugin
+
+SECONDS = 60.0
+
+
+class HeldParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a test wants.
+
+    :param hold: path of a file: frames wait while it is there; empty: they don't.
+    :param fail: ``frames``: what it is given can't be processed; ``bug``: it raises what nobody expects.
+    """
+
+    hold: str = ""
+    fail: Literal["", "frames", "bug"] = ""
+
+
+class HeldPipeline(Pipeline[HeldParams]):
+    """Sums the pixels of each frame."""
+
+    params_type = HeldParams
+
+    def outputs(self):
+        return (Output("total", OutputKind.SCALAR, "<u8", (), "results", hinted=True),)
+
+    def process(self, frames: Batch) -> Results:
+        waited = threading.Event()
+        for _ in range(int(SECONDS / 0.01)):
+            if not (self.params.hold and Path(self.params.hold).exists()):
+                break
+            waited.wait(0.01)
+        else:
+            raise ProcessingError(f"{self.params.hold} is still there after {SECONDS:g} s")
+        if self.params.fail == "frames":
+            raise ProcessingError("it fails, as the test wants")
+        if self.params.fail == "bug":
+            raise ZeroDivisionError("a bug, as the test wants")
+        return Results(
+            tuple(FrameResult(frame.index, {"total": np.array(frame.data.sum(dtype=np.uint64))}) for frame in frames)
+        )
+
+
+PLUGIN = PipelinePlugin("held", HeldParams, "lima2_stand_in_pipelines:HeldPipeline", ("results",))
