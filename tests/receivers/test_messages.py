@@ -62,7 +62,7 @@ CAPABILITIES = Capabilities(
 
 CONDUCTOR = [
     m.Hello(peer="client"), m.Describe(), m.Prepare(ID, PLAN), m.Start(ID), m.Trigger(ID, 5, 0.1, 0.0), m.Stop(ID),
-    m.GetState(), m.GetValues(ID, 3),
+    m.Finish(ID), m.GetState(), m.GetValues(ID, 3),
 ]  # fmt: skip
 RECEIVER = [
     m.Hello(), m.PrepareReceiver(ID, ReceiverPlan(1, 2, 77, SPEC, PLAN), check_only=True),

@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from lima2_receivers.detectors.journal import read_journal
-from lima2_receivers.errors import StateError
+from lima2_receivers.errors import PlanError, StateError
 from lima2_receivers.plan import PipelineChoice
 
 STAND_INS = str(Path(__file__).parent / "stand_ins" / "pipelines")
 N_FRAMES = 10
+FRAME_BYTES = 64 * 128 * 2  # of the tiny simulated detector
+MEBI = 2**20
 
 
 @pytest.fixture
@@ -42,8 +44,9 @@ class Held:
         self.path = site.folder / f"hold_{name}"
         self.path.touch()
 
-    def plan(self, site, prefix, nb_frames=N_FRAMES, fail="", **options):
-        choice = PipelineChoice("held", msgspec.Raw(msgspec.msgpack.encode({"hold": str(self.path), "fail": fail})))
+    def plan(self, site, prefix, nb_frames=N_FRAMES, fail="", memory=0, **options):
+        params = {"hold": str(self.path), "fail": fail, "memory": memory}
+        choice = PipelineChoice("held", msgspec.Raw(msgspec.msgpack.encode(params)))
         return msgspec.structs.replace(site.plan(prefix, nb_frames, **options), pipeline=choice)
 
     def let_go(self):
@@ -60,9 +63,10 @@ async def expose(client, helpers, plan):
 
 
 def journals(site):
-    """The journals of all series, in the order that they were sent."""
+    """The journals of all series that sent something, in their order; a prepare that was refused sent nothing."""
     paths = site.detector.glob("journal_*.jsonl")
-    return [read_journal(path) for path in sorted(paths, key=lambda path: int(path.stem.removeprefix("journal_")))]
+    ordered = sorted(paths, key=lambda path: int(path.stem.removeprefix("journal_")))
+    return [journal for path in ordered if (journal := read_journal(path)).sent]
 
 
 def check_frames(site, prefix, journal, status, n_frames=N_FRAMES):
@@ -207,3 +211,35 @@ async def test_a_receiver_that_dies_fails_all_that_need_it_and_those_alone(make_
             assert final.counts.settled == final.announced
         assert (await helpers.until(client, done, lambda state: True)).outcome == "complete"
     check_frames(site, "a", journals(site)[0], 1)
+
+
+async def test_a_prepare_that_does_not_fit_the_device_is_refused_with_numbers(make_overlapping, helpers):
+    site = make_overlapping()
+    ring = 32 * FRAME_BYTES  # which lies in the memory of a CPU device
+    text = site.config.read_text().replace("ring = {", f"opencl = {{ memory = {ring + 5 * MEBI} }}\nring = {{")
+    site.config.write_text(text)
+    async with site.running() as client:
+        hold = Held(site, "a")
+        first, _ = await expose(client, helpers, hold.plan(site, "a", memory=3 * MEBI))
+        free = Held(site, "b")
+        free.let_go()
+        with pytest.raises(PlanError, match=r"receiver \d: the pipeline needs 6\.0 MiB, 2\.0 MiB of .* are free"):
+            await client.prepare(helpers.new_id(), free.plan(site, "b", memory=6 * MEBI))
+        with pytest.raises(StateError) as caught:
+            await client.prepare(helpers.new_id(), free.plan(site, "b", memory=3 * MEBI))
+        for words in (
+            "needs 3.0 MiB, 2.0 MiB",
+            "5.5 MiB in all (receivers[",
+            "the ring 0.5 MiB",
+            f"acquisition {first} 3.0 MiB",
+        ):
+            assert words in str(caught.value)
+        assert not list(site.data.glob("b_*"))
+        small, _ = await expose(client, helpers, free.plan(site, "b", memory=2 * MEBI))
+        assert (await helpers.until(client, small, lambda state: state.state == "closed")).outcome == "complete"
+        hold.let_go()
+        await helpers.until(client, first, lambda state: state.state == "closed")
+        last, _ = await expose(client, helpers, free.plan(site, "c", memory=5 * MEBI))
+        assert (await helpers.until(client, last, lambda state: state.state == "closed")).outcome == "complete"
+    for name, journal in zip("abc", journals(site), strict=True):
+        check_frames(site, name, journal, 1)

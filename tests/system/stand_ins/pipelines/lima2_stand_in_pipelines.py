@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from lima2_processing.errors import ProcessingError
-from lima2_processing.frame import Batch, FrameResult, Output, OutputKind, Results
+from lima2_processing.frame import Batch, FrameResult, Output, OutputKind, PipelineFacts, Results
 from lima2_processing.pipeline import Pipeline, PipelinePlugin
 
 SECONDS = 60.0
@@ -21,16 +21,28 @@ class HeldParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param hold: path of a file: frames wait while it is there; empty: they don't.
     :param fail: ``frames``: what it is given can't be processed; ``bug``: it raises what nobody expects.
+    :param memory: bytes that it takes of the device.
     """
 
     hold: str = ""
     fail: Literal["", "frames", "bug"] = ""
+    memory: int = 0
 
 
 class HeldPipeline(Pipeline[HeldParams]):
     """Sums the pixels of each frame."""
 
     params_type = HeldParams
+
+    def __init__(self, params, spec, device, files, batch=1):
+        super().__init__(params, spec, device, files, batch)
+        self._buffer = device.allocate(params.memory) if params.memory else None
+
+    def facts(self):
+        return PipelineFacts(self.device.name, self.params.memory)
+
+    def close(self):
+        self._buffer = None
 
     def outputs(self):
         return (Output("total", OutputKind.SCALAR, "<u8", (), "results", hinted=True),)
