@@ -20,8 +20,10 @@ from .messages import (
     Description,
     Done,
     Finish,
+    FrameLocation,
     GetState,
     GetValues,
+    LocateFrame,
     Prepare,
     Prepared,
     Start,
@@ -152,6 +154,10 @@ class ConductorClient:
     async def values(self, acquisition: AcquisitionId, frame: int = -1) -> Values:
         """Return the scalars of one settled frame; see ``messages.GetValues``."""
         return await self._requester.request(GetValues(acquisition, frame), Values)
+
+    async def locate(self, acquisition: AcquisitionId, frame: int = -1, output: str = "") -> FrameLocation:
+        """Return where a frame is, and what became of it; ``lookup.find_frame`` returns its pixels."""
+        return await self._requester.request(LocateFrame(acquisition, frame, output), FrameLocation)
 
     def _subscribe(self) -> None:
         socket = zmq.asyncio.Context.instance().socket(zmq.SUB)

@@ -30,7 +30,7 @@ def state(config: ConfigPath, json: Json = False) -> None:
     async def look(client: ConductorClient) -> SystemState | None:
         return client.state
 
-    found = _with_client(config, look)
+    found = with_client(config, look)
     if json:
         typer.echo(msgspec.json.encode(found).decode())
     elif found is not None:
@@ -47,7 +47,7 @@ def stop(
     async def end(client: ConductorClient) -> AcquisitionState:
         return await client.stop(AcquisitionId(acquisition) if acquisition else _live(client.state))
 
-    final = _with_client(config, end)
+    final = with_client(config, end)
     if json:
         typer.echo(msgspec.json.encode(final).decode())
     else:
@@ -55,7 +55,9 @@ def stop(
         typer.echo(_counts(final))
 
 
-def _with_client(config: Path, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
+def with_client(config: Path, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
+    """Return what a function gets out of a conductor; an error ends the command with one line."""
+
     async def run() -> T:
         settings = load_config(config)
         client = ConductorClient(settings.conductor.commands, settings.conductor.state, name="lima2")

@@ -27,6 +27,7 @@ from ..messages import (
     GetState,
     GetValues,
     Hello,
+    LocateFrame,
     Message,
     Prepare,
     Prepared,
@@ -148,6 +149,9 @@ class ConductorDaemon:
                 return self._state()
             case GetValues(acquisition, frame):
                 return await self._values(self._find(acquisition), frame)
+            case LocateFrame():
+                endpoints = [receiver.commands for receiver in self._config.receivers]
+                return self._find(request.acquisition).locate(request, endpoints)
             case _:
                 assert_never(request)
 

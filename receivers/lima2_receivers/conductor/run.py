@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from lima2_processing.frame import AcquisitionId, LocalIdx, ReceiverIdx
 
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
+from ..errors import StateError
 from ..ledger import Counts, FrameStatus, SystemLedger
-from ..messages import Prepared, Progress
+from ..messages import FrameLocation, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
 from ..saving.claim import Claim
 from ..saving.h5 import claim, saving_errors
 from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..topology import Topology
+from .lookup import locate
 
 
 @dataclass(slots=True)
@@ -110,6 +113,12 @@ class Run:
         if self._finished:
             return 0
         return self.limit - self.announced if self.limit else -1
+
+    def locate(self, request: LocateFrame, endpoints: Sequence[str]) -> FrameLocation:
+        """Return where a frame is; see ``lookup.locate``."""
+        if self.prepared is None:
+            raise StateError(f"acquisition {self.id} is {self.machine.state}")
+        return locate(request, self._ledger, self.written, self.prepared, endpoints)
 
     # --- what comes in ---
 

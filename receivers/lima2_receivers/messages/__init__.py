@@ -35,6 +35,7 @@ from .commands import (
     Trigger,
     Values,
 )
+from .frames import FrameChunk, FrameLocation, GetFrame, LocateFrame, Place
 from .shares import (
     Announce,
     ConstantInfo,
@@ -64,12 +65,17 @@ __all__ = [
     "Failed",
     "Finish",
     "Forget",
+    "FrameChunk",
+    "FrameLocation",
+    "GetFrame",
     "GetRow",
     "GetState",
     "GetValues",
     "Hello",
+    "LocateFrame",
     "Message",
     "PipelineDescription",
+    "Place",
     "Poll",
     "Prepare",
     "PrepareReceiver",

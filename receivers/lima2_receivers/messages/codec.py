@@ -23,10 +23,11 @@ from .commands import (
     Trigger,
     Values,
 )
+from .frames import FrameChunk, FrameLocation, GetFrame, LocateFrame
 from .shares import Announce, Discard, Forget, GetRow, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
 
-ConductorRequest = Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues
-ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow
+ConductorRequest = Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues | LocateFrame
+ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow | GetFrame
 Reply = (
     Welcome
     | Done
@@ -38,6 +39,8 @@ Reply = (
     | ReceiverPrepared
     | ReceiverProgress
     | AcquisitionClosed
+    | FrameLocation
+    | FrameChunk
 )
 
 _encoder = msgspec.msgpack.Encoder()

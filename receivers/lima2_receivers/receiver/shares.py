@@ -31,6 +31,7 @@ from .assembly import Assembler
 from .calibration import load_calibration
 from .device_memory import DeviceMemory, Room
 from .packets import Packets
+from .recent import REMEMBERED
 from .ring import FrameRing
 from .share import WAITING, Share
 from .transfers import Transfers
@@ -121,7 +122,7 @@ class ShareMaker:
                 outputs=outputs,
                 constants=constants,
                 metadata=self._metadata(acquisition),
-                ahead=WAITING + self._receiver.encoders + 1,  # one is being written
+                ahead=WAITING + self._receiver.encoders + REMEMBERED + 1,  # one is being written
             )
             undo.callback(files.discard)
             remarks = self._make_remarks(plan, source)
