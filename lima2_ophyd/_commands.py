@@ -46,11 +46,15 @@ class Commands(Device):
         async def read_values(acquisition: str, frame: int) -> Array1D[np.uint8]:
             return pack(await client.values(AcquisitionId(acquisition), frame))
 
+        async def read_ledger(acquisition: str) -> Array1D[np.uint8]:
+            return pack(await client.ledger(AcquisitionId(acquisition)))
+
         self.prepare_acquisition = conductor_command(connection, prepare_acquisition)
         self.start_acquisition = conductor_command(connection, start_acquisition)
         self.trigger_frames = conductor_command(connection, trigger_frames)
         self.finish_acquisition = conductor_command(connection, finish_acquisition)
         self.stop_acquisition = conductor_command(connection, stop_acquisition)
+        self.read_ledger = conductor_command(connection, read_ledger)
         self.read_values = conductor_command(connection, read_values)
         super().__init__()
 

@@ -13,7 +13,7 @@ from ophyd_async.core import WatchableAsyncStatus, Watcher, WatcherUpdate
 from lima2_processing.frame import AcquisitionId, OutputKind
 from lima2_receivers.acquisition import Outcome, State
 from lima2_receivers.errors import DetectorError, ReceiverError, StateError, UnreachableError
-from lima2_receivers.messages import Dataset, Prepared, Values
+from lima2_receivers.messages import Dataset, LedgerReport, Prepared, Values
 from lima2_receivers.plan import AcquisitionPlan, TriggerMode
 from lima2_receivers.published import AcquisitionState
 
@@ -128,6 +128,14 @@ class Session:
         if self.acquisition is None:
             raise StateError("the detector was not prepared since it was staged")
         return unpack(await self.commands.read_values.execute(self.acquisition, frame), Values)
+
+    async def ledger(self) -> LedgerReport:
+        """Return what became of all frames of this stage's acquisition so far, or of the last one."""
+        last = self.connection.acquisition
+        acquisition = self.acquisition or (last.acquisition if last else None)
+        if acquisition is None:
+            raise StateError("there was no acquisition yet")
+        return unpack(await self.commands.read_ledger.execute(acquisition), LedgerReport)
 
     async def finish(self) -> None:
         """Give no more triggers in this stage, and return when the detector has sent all that was asked for.

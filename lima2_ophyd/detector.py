@@ -28,6 +28,7 @@ from ._commands import Commands
 from ._connection import Connection
 from ._connector import ConductorConnector, state_signal
 from ._data_logic import LastFrameLogic, MasterFileLogic, SignalLogic
+from ._ledger import LedgerReader
 from ._mock import Lima2DetectorMock
 from ._plan_signals import PlanSignals
 from ._session import SIGNAL_SECONDS, Session
@@ -95,6 +96,7 @@ class Lima2Detector(StandardDetector):
         self.detector_state = state_signal(str, connection, "detector_state", _detector_state)
         self.healthy = state_signal(bool, connection, "healthy", lambda link: link.healthy)
 
+        self.ledger_report = LedgerReader(self.session)
         self.acquisition_id, self._set_id = soft_signal_r_and_setter(str)
         self.master_file, self._set_master = soft_signal_r_and_setter(str)
         self.opencl_device, self._set_device = soft_signal_r_and_setter(str)

@@ -185,14 +185,16 @@ async def _make_pedestal(masters: Sequence[Path], output: Path) -> PedestalSumma
 
 
 def read_ledger(detectors: Sequence[StandardDetector]) -> MsgGenerator[None]:
-    """Read what became of the frames of all detectors into the stream ``ledger``, inside an open run.
+    """Read what became of the frames of all detectors into one event of the stream ``ledger``, inside an open run.
+
+    Once all frames were waited for, and before the detectors are unstaged.
 
     :param detectors: those that are no Lima2Detector are left out.
     """
-    counters = [counter for detector in detectors if isinstance(detector, Lima2Detector) for counter in detector.ledger]
-    if not counters:
+    reports = [detector.ledger_report for detector in detectors if isinstance(detector, Lima2Detector)]
+    if not reports:
         return
     yield from bps.create(name="ledger")
-    for counter in counters:
-        yield from bps.read(counter)
+    for report in reports:
+        yield from bps.read(report)
     yield from bps.save()

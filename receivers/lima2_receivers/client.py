@@ -21,8 +21,10 @@ from .messages import (
     Done,
     Finish,
     FrameLocation,
+    GetLedger,
     GetState,
     GetValues,
+    LedgerReport,
     LocateFrame,
     Prepare,
     Prepared,
@@ -154,6 +156,10 @@ class ConductorClient:
     async def values(self, acquisition: AcquisitionId, frame: int = -1) -> Values:
         """Return the scalars of one settled frame; see ``messages.GetValues``."""
         return await self._requester.request(GetValues(acquisition, frame), Values)
+
+    async def ledger(self, acquisition: AcquisitionId) -> LedgerReport:
+        """Return what became of all frames of an acquisition so far."""
+        return await self._requester.request(GetLedger(acquisition), LedgerReport)
 
     async def locate(self, acquisition: AcquisitionId, frame: int = -1, output: str = "") -> FrameLocation:
         """Return where a frame is, and what became of it; ``lookup.find_frame`` returns its pixels."""

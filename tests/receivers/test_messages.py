@@ -63,6 +63,7 @@ CAPABILITIES = Capabilities(
 CONDUCTOR = [
     m.Hello(peer="client"), m.Describe(), m.Prepare(ID, PLAN), m.Start(ID), m.Trigger(ID, 5, 0.1, 0.0), m.Stop(ID),
     m.Finish(ID), m.GetState(), m.GetValues(ID, 3), m.LocateFrame(ID, -1, "raw"),
+    m.GetLedger(ID),
 ]  # fmt: skip
 RECEIVER = [
     m.Hello(), m.PrepareReceiver(ID, ReceiverPlan(1, 2, 77, SPEC, PLAN), check_only=True),
@@ -81,6 +82,7 @@ REPLIES = [
         m.Dataset("raw", "/e/r", OutputKind.IMAGE, "<u2", (2, 3)),
     ),
     m.FrameChunk(Compression.ZIP, b"123"),
+    m.LedgerReport(ID, 9, "control", COUNTS, {"lost": 2}, m.FateRuns((0, 5), (5, 4), (1, 3)), 7, 2),
 ]  # fmt: skip
 UNIONS = [
     (m.decode_conductor_request, m.ConductorRequest, CONDUCTOR, "request to the conductor"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
@@ -30,6 +31,10 @@ from lima2_receivers.detectors.simulator.params import SimulatorParams
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 IN_TIME = 10.0
+LEDGER = (
+    *("announced", "saved", "lost", "failed", "vetoed", "announced_by"),
+    *("runs_first", "runs_count", "runs_status"),
+)
 
 
 @pytest.fixture
@@ -172,6 +177,28 @@ def _fly_scan(detector, run_engine, documents, sender, client, place):
     one, dense = (np.asarray(run["primary"][name][148]) for name in ("det-sparse", "det"))
     np.testing.assert_array_equal(one[one != 0], dense[one != 0])
     assert run["ledger"]["det-saved"].read().tolist() == [150]
+    documents.clear()
+    call_in_bluesky_event_loop(put(detector.detector.lose, np.array([3, 4, 9])))
+    run_engine(lima2_fly([detector], 20, exposure=0.002))
+    sender.flush(30)
+    ledger = client[documents[0][1]["uid"]]["ledger"]
+    found = {name: np.asarray(ledger[f"det-{name}"].read()).tolist() for name in LEDGER}
+    assert found == {
+        "announced": [20],
+        "saved": [17],
+        "lost": [3],
+        "failed": [0],
+        "vetoed": [0],
+        "announced_by": ["triggers"],
+        "runs_first": [[0, 3, 5, 9, 10]],
+        "runs_count": [[3, 2, 4, 1, 10]],
+        "runs_status": [[1, 3, 1, 3, 1]],
+    }
+    (reasons,) = ledger["det-reasons"].read().tolist()
+    assert json.loads(reasons) == {"never arrived, later frames did": 3}
+    assert np.asarray(client[documents[0][1]["uid"]]["primary"]["det-frame_status"].read()).tolist() == list(
+        np.repeat(found["runs_status"][0], found["runs_count"][0])
+    )
 
 
 def check_raw(site, frames, first=0):

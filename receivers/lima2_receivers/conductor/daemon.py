@@ -23,6 +23,7 @@ from ..messages import (
     Describe,
     Done,
     Finish,
+    GetLedger,
     GetRow,
     GetState,
     GetValues,
@@ -149,6 +150,8 @@ class ConductorDaemon:
                 return self._state()
             case GetValues(acquisition, frame):
                 return await self._values(self._find(acquisition), frame)
+            case GetLedger(acquisition):
+                return await asyncio.to_thread(self._find(acquisition).report)
             case LocateFrame():
                 endpoints = [receiver.commands for receiver in self._config.receivers]
                 return self._find(request.acquisition).locate(request, endpoints)

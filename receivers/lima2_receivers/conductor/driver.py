@@ -162,7 +162,8 @@ class Driver:
         except Exception as error:  # also a bug must not leave it draining for ever
             run.machine.reason = run.machine.reason or explain(error)
         self.handle(run, Event.SETTLED)
-        log.info("acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
+        level = logging.ERROR if run.machine.reason else logging.INFO
+        log.log(level, "acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
         living = [link for link in self._links if not run.is_buried(link.rank)]
         await asyncio.gather(*(link.ask(Forget(run.id), Done) for link in living), return_exceptions=True)
 

@@ -18,7 +18,7 @@ from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
 from ..errors import StateError
 from ..ledger import Counts, FrameStatus, SystemLedger
-from ..messages import FrameLocation, LocateFrame, Prepared, Progress
+from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
 from ..saving.claim import Claim
@@ -26,6 +26,7 @@ from ..saving.h5 import claim, saving_errors
 from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..topology import Topology
 from .lookup import locate
+from .report import main_reasons, runs_of
 
 
 @dataclass(slots=True)
@@ -235,6 +236,11 @@ class Run:
                 try:
                     self.keep_files()
                     self.record()
+                    if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
+                        self.machine.reason = self.machine.reason or (
+                            f"the ledger does not add up: {self.written} leading frames settled, "
+                            f"{self.announced} announced"
+                        )
                 finally:
                     self._file.close(self._summary(counts))
                     self._file = None
@@ -281,6 +287,20 @@ class Run:
         return (
             f"no {self.plan.acquisition.trigger_mode} trigger came within {patience:g} s of the start "
             "(acquisition.first_trigger_timeout)"
+        )
+
+    def report(self) -> LedgerReport:
+        """Return what became of all frames so far. Takes a while where there are many."""
+        parts = [self._counters(rank) for rank in range(len(self._parts))]
+        return LedgerReport(
+            acquisition=self.id,
+            announced=self.announced,
+            announced_by=self.announced_by,
+            counts=self._ledger.counts,
+            reasons=main_reasons(self._ledger.reasons()),
+            runs=runs_of(self._ledger.statuses(0, self.written)),
+            processed=sum(part.processed for part in parts),
+            hits=sum(part.hits for part in parts),
         )
 
     def begin(self) -> None:

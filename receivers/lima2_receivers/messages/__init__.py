@@ -35,7 +35,16 @@ from .commands import (
     Trigger,
     Values,
 )
-from .frames import FrameChunk, FrameLocation, GetFrame, LocateFrame, Place
+from .frames import (
+    FateRuns,
+    FrameChunk,
+    FrameLocation,
+    GetFrame,
+    GetLedger,
+    LedgerReport,
+    LocateFrame,
+    Place,
+)
 from .shares import (
     Announce,
     ConstantInfo,
@@ -63,15 +72,18 @@ __all__ = [
     "Discard",
     "Done",
     "Failed",
+    "FateRuns",
     "Finish",
     "Forget",
     "FrameChunk",
     "FrameLocation",
     "GetFrame",
+    "GetLedger",
     "GetRow",
     "GetState",
     "GetValues",
     "Hello",
+    "LedgerReport",
     "LocateFrame",
     "Message",
     "PipelineDescription",

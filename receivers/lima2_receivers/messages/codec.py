@@ -23,10 +23,12 @@ from .commands import (
     Trigger,
     Values,
 )
-from .frames import FrameChunk, FrameLocation, GetFrame, LocateFrame
+from .frames import FrameChunk, FrameLocation, GetFrame, GetLedger, LedgerReport, LocateFrame
 from .shares import Announce, Discard, Forget, GetRow, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
 
-ConductorRequest = Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues | LocateFrame
+ConductorRequest = (
+    Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues | LocateFrame | GetLedger
+)
 ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow | GetFrame
 Reply = (
     Welcome
@@ -41,6 +43,7 @@ Reply = (
     | AcquisitionClosed
     | FrameLocation
     | FrameChunk
+    | LedgerReport
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,4 +1,4 @@
-"""Looking a frame up: where it is, and its pixels while a receiver still has them in memory."""
+"""What became of frames: all of them in short, or one, with its pixels while a receiver still has them in memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,50 @@ from msgspec import Struct
 
 from lima2_processing.frame import AcquisitionId, LocalIdx, ReceiverIdx
 
-from ..ledger import FrameStatus
+from ..ledger import Counts, FrameStatus
 from ..plan import Compression
 from .base import Message
 from .commands import Dataset
+
+
+class GetLedger(Message, frozen=True):
+    """Ask a conductor what became of all frames of an acquisition so far."""
+
+    acquisition: AcquisitionId
+
+
+class FateRuns(Struct, frozen=True):
+    """What became of the leading frames: runs of frames with one status, in order and without gaps.
+
+    :param first: number of the first frame of each run.
+    :param count: frames of each.
+    :param status: of each, as numbers of ``FrameStatus``.
+    """
+
+    first: tuple[int, ...]
+    count: tuple[int, ...]
+    status: tuple[int, ...]
+
+
+class LedgerReport(Message, frozen=True):
+    """What became of all frames so far, in a few numbers; the whole is in the ledger file.
+
+    :param announced: see ``AcquisitionState``.
+    :param reasons: frames lost, vetoed or failed, by reason; rare ones together.
+    :param runs: of the frames whose fate is known and flushed; where there are more than a thousand runs, the first
+        thousand, so that their counts don't reach ``announced``.
+    :param processed: frames that left the pipeline.
+    :param hits: of them.
+    """
+
+    acquisition: AcquisitionId
+    announced: int
+    announced_by: str
+    counts: Counts
+    reasons: dict[str, int]
+    runs: FateRuns
+    processed: int
+    hits: int
 
 
 class LocateFrame(Message, frozen=True):
