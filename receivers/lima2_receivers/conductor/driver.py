@@ -189,8 +189,11 @@ class Driver:
                 if link.alive:
                     log.warning("%s", error)
                 link.alive = False
-                for run in self.live():
-                    self._lose(link, run, str(error))
+                for (
+                    run
+                ) in runs:  # not those that it has prepared since it was asked: it is back, or will be missed again
+                    if run.live:
+                        self._lose(link, run, str(error))
             else:
                 known = {report.acquisition for report in progress.acquisitions}
                 why = "was restarted" if before and link.instance != before else "does not know it: was it restarted?"

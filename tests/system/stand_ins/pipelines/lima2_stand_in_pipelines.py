@@ -21,11 +21,14 @@ class HeldParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param hold: path of a file: frames wait while it is there; empty: they don't.
     :param fail: ``frames``: what it is given can't be processed; ``bug``: it raises what nobody expects.
+    :param hold_prepare: path of a file: the pipeline is not made while it is there; its name with ``_begun`` is made
+        when that is waited for.
     :param memory: bytes that it takes of the device.
     """
 
     hold: str = ""
     fail: Literal["", "frames", "bug"] = ""
+    hold_prepare: str = ""
     memory: int = 0
 
 
@@ -36,6 +39,9 @@ class HeldPipeline(Pipeline[HeldParams]):
 
     def __init__(self, params, spec, device, files, batch=1):
         super().__init__(params, spec, device, files, batch)
+        if params.hold_prepare:
+            Path(f"{params.hold_prepare}_begun").touch()
+        _wait_while(params.hold_prepare)
         self._buffer = device.allocate(params.memory) if params.memory else None
 
     def facts(self):
@@ -48,13 +54,7 @@ class HeldPipeline(Pipeline[HeldParams]):
         return (Output("total", OutputKind.SCALAR, "<u8", (), "results", hinted=True),)
 
     def process(self, frames: Batch) -> Results:
-        waited = threading.Event()
-        for _ in range(int(SECONDS / 0.01)):
-            if not (self.params.hold and Path(self.params.hold).exists()):
-                break
-            waited.wait(0.01)
-        else:
-            raise ProcessingError(f"{self.params.hold} is still there after {SECONDS:g} s")
+        _wait_while(self.params.hold)
         if self.params.fail == "frames":
             raise ProcessingError("it fails, as the test wants")
         if self.params.fail == "bug":
@@ -62,6 +62,16 @@ class HeldPipeline(Pipeline[HeldParams]):
         return Results(
             tuple(FrameResult(frame.index, {"total": np.array(frame.data.sum(dtype=np.uint64))}) for frame in frames)
         )
+
+
+def _wait_while(path: str) -> None:
+    """Wait while a file is there."""
+    waited = threading.Event()
+    for _ in range(int(SECONDS / 0.01)):
+        if not (path and Path(path).exists()):
+            return
+        waited.wait(0.01)
+    raise ProcessingError(f"{path} is still there after {SECONDS:g} s")
 
 
 PLUGIN = PipelinePlugin("held", HeldParams, "lima2_stand_in_pipelines:HeldPipeline", ("results",))
