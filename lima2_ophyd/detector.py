@@ -94,6 +94,7 @@ class Lima2Detector(StandardDetector):
         self.hit_rate = state_signal(float, connection, "hit_rate", _hit_rate)
         self.acquisition_state = state_signal(str, connection, "acquisition_state", _acquisition_state)
         self.detector_state = state_signal(str, connection, "detector_state", _detector_state)
+        self.waiting = state_signal(bool, connection, "waiting", _waiting)
         self.healthy = state_signal(bool, connection, "healthy", lambda link: link.healthy)
 
         self.ledger_report = LedgerReader(self.session)
@@ -210,6 +211,10 @@ def _hit_rate(connection: Connection) -> float:
 
 def _acquisition_state(connection: Connection) -> str:
     return "none" if connection.acquisition is None else connection.acquisition.state.value
+
+
+def _waiting(connection: Connection) -> bool:
+    return connection.acquisition is not None and connection.acquisition.waiting
 
 
 def _detector_state(connection: Connection) -> str:

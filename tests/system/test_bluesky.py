@@ -85,6 +85,10 @@ async def put(target, value):
     await target.set(value)
 
 
+async def watch(signal, callback):
+    signal.subscribe_reading(callback)
+
+
 def names(documents):
     return [name for name, _ in documents]
 
@@ -254,9 +258,12 @@ def test_a_signal_that_never_comes_fails_the_plan_with_the_reason(detector, run_
     info = TriggerInfo(
         trigger=DetectorTrigger.EXTERNAL_EDGE, number_of_events=2, livetime=0.001, deadtime=0.001, exposure_timeout=60.0
     )
+    waited = []
+    call_in_bluesky_event_loop(watch(detector.waiting, lambda news: waited.append(news["det-waiting"]["value"])))
     with pytest.raises(FailedStatus) as caught:
         run_engine(signalled(detector, info))
     assert "no external trigger came within 0.5 s" in str(caught.value.__cause__) + str(caught.value)
+    assert True in waited
     assert documents[-1][1]["exit_status"] == "fail"
 
 
