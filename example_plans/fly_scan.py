@@ -10,9 +10,9 @@ from startup import calibrate, jungfrau, lima2_fly, make_run_engine
 
 
 def show_ledger(name: str, document: dict[str, Any]) -> None:
-    """Print the counters of the stream ``ledger``, whose event is the only one of a fly scan."""
+    """Print the stream ``ledger``, whose event is the only one of a fly scan."""
     for key, value in document["data"].items():
-        print(f"{key:24} {value:g}")
+        print(f"{key:24} {value}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from bluesky.utils import MsgGenerator
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
 from lima2_ophyd.detector import Lima2Detector
-from lima2_ophyd.plans import lima2_fly
+from lima2_ophyd.plans import lima2_fly, lima2_overlap
 
-__all__ = ["calibrate", "jungfrau", "lima2_fly", "make_run_engine"]
+__all__ = ["calibrate", "jungfrau", "lima2_fly", "lima2_overlap", "make_run_engine"]
 
 COMMANDS = os.environ.get("LIMA2_COMMANDS", "ipc:///run/lima2/commands")
 STATE = os.environ.get("LIMA2_STATE", "ipc:///run/lima2/state")

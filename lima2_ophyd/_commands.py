@@ -37,16 +37,24 @@ class Commands(Device):
         async def trigger_frames(acquisition: str, n_frames: int, expo_time: float, latency_time: float) -> None:
             await client.trigger(AcquisitionId(acquisition), n_frames, expo_time, latency_time)
 
+        async def finish_acquisition(acquisition: str) -> None:
+            await client.finish(AcquisitionId(acquisition))
+
         async def stop_acquisition(acquisition: str, timeout: float) -> Array1D[np.uint8]:
             return pack(await client.stop(AcquisitionId(acquisition), timeout or None))
 
         async def read_values(acquisition: str, frame: int) -> Array1D[np.uint8]:
             return pack(await client.values(AcquisitionId(acquisition), frame))
 
+        async def read_ledger(acquisition: str) -> Array1D[np.uint8]:
+            return pack(await client.ledger(AcquisitionId(acquisition)))
+
         self.prepare_acquisition = conductor_command(connection, prepare_acquisition)
         self.start_acquisition = conductor_command(connection, start_acquisition)
         self.trigger_frames = conductor_command(connection, trigger_frames)
+        self.finish_acquisition = conductor_command(connection, finish_acquisition)
         self.stop_acquisition = conductor_command(connection, stop_acquisition)
+        self.read_ledger = conductor_command(connection, read_ledger)
         self.read_values = conductor_command(connection, read_values)
         super().__init__()
 

@@ -9,7 +9,8 @@ from ophyd_async.core import DeviceMock, callback_on_mock_execute, set_mock_valu
 
 from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind, PipelineFacts
 from lima2_receivers.acquisition import Outcome, State
-from lima2_receivers.messages import Dataset, Prepared, Values
+from lima2_receivers.ledger import Counts, FrameStatus
+from lima2_receivers.messages import Dataset, FateRuns, LedgerReport, Prepared, Values
 from lima2_receivers.published import AcquisitionState, ReceiverCounters
 
 from ._commands import pack
@@ -68,6 +69,9 @@ class Lima2DetectorMock(DeviceMock["Lima2Detector"]):
         async def trigger(acquisition: str, n_frames: int, expo_time: float, latency_time: float) -> None:
             await advance(n_frames)
 
+        async def finish(acquisition: str) -> None:
+            set_mock_value(device.acquisition_state, State.DRAINING.value)
+
         async def stop(acquisition: str, timeout: float) -> np.ndarray:
             set_mock_value(device.acquisition_state, State.CLOSED.value)
             written = await device.written.get_value()
@@ -87,9 +91,19 @@ class Lima2DetectorMock(DeviceMock["Lima2Detector"]):
         def values(acquisition: str, frame: int) -> np.ndarray:
             return pack(Values(frame, {"n_peaks": 0.0, "is_hit": 0.0}))
 
+        async def ledger(acquisition: str) -> np.ndarray:
+            written = await device.written.get_value()
+            runs = FateRuns((0,), (written,), (FrameStatus.SAVED,)) if written else FateRuns((), (), ())
+            counts = Counts(saved=written)
+            return pack(
+                LedgerReport(AcquisitionId(acquisition), written, "triggers", counts, {}, runs, processed=0, hits=0)
+            )
+
+        callback_on_mock_execute(commands.read_ledger, ledger)
         callback_on_mock_execute(commands.prepare_acquisition, prepare)
         callback_on_mock_execute(commands.start_acquisition, start)
         callback_on_mock_execute(commands.trigger_frames, trigger)
+        callback_on_mock_execute(commands.finish_acquisition, finish)
         callback_on_mock_execute(commands.stop_acquisition, stop)
         callback_on_mock_execute(commands.read_values, values)
         set_mock_value(device.healthy, True)

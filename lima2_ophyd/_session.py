@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from ophyd_async.core import WatchableAsyncStatus, Watcher, WatcherUpdate
 
 from lima2_processing.frame import AcquisitionId, OutputKind
-from lima2_receivers.acquisition import Outcome
+from lima2_receivers.acquisition import Outcome, State
 from lima2_receivers.errors import DetectorError, ReceiverError, StateError, UnreachableError
-from lima2_receivers.messages import Dataset, Prepared, Values
+from lima2_receivers.messages import Dataset, LedgerReport, Prepared, Values
 from lima2_receivers.plan import AcquisitionPlan, TriggerMode
 from lima2_receivers.published import AcquisitionState
 
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 LAST_WORD = 2.0
 """Seconds that a conductor which is silent already gets to answer a stop."""
+SENT_SECONDS = 30.0
+"""Seconds beside the exposures within which a detector must have sent its frames: receivers may hold it up."""
+SIGNAL_SECONDS = 30 * 86400.0
+"""Seconds that a signal may be away by default, since beams go down; ``first_trigger_timeout`` can be shorter."""
 
 
 class Session:
@@ -125,6 +129,52 @@ class Session:
             raise StateError("the detector was not prepared since it was staged")
         return unpack(await self.commands.read_values.execute(self.acquisition, frame), Values)
 
+    async def ledger(self) -> LedgerReport:
+        """Return what became of all frames of this stage's acquisition so far, or of the last one."""
+        last = self.connection.acquisition
+        acquisition = self.acquisition or (last.acquisition if last else None)
+        if acquisition is None:
+            raise StateError("there was no acquisition yet")
+        return unpack(await self.commands.read_ledger.execute(acquisition), LedgerReport)
+
+    async def finish(self) -> None:
+        """Give no more triggers in this stage, and return when the detector has sent all that was asked for.
+
+        From then on it is free for an acquisition of another device, while this one's last frames are saved.
+
+        :raises ReceiverError: the acquisition failed, or the conductor is gone; with the reason.
+        """
+        if self.acquisition is None or self.plan is None or not self.started:
+            raise StateError("the detector was not triggered since it was staged")
+        timing = self.plan.acquisition
+        seconds = SIGNAL_SECONDS
+        if self.mode is TriggerMode.SOFTWARE:
+            seconds = self.requested * (timing.expo_time + timing.latency_time) + SENT_SECONDS
+        try:
+            async with asyncio.timeout(seconds):
+                if self.mode is not TriggerMode.SOFTWARE:  # a signal goes on: it ends when all is there
+                    await self._until(lambda found: found.announced >= self.requested)
+                await self.commands.finish_acquisition.execute(self.acquisition)
+                await self._until(lambda found: found.state in (State.DRAINING, State.CLOSED))
+        except TimeoutError as error:
+            self.failed = True
+            raise DetectorError(f"not all frames were sent within {seconds:g} s: {self._diagnosis()}") from error
+
+    async def _until(self, holds: Callable[[AcquisitionState], bool]) -> None:
+        """Wait until something holds of the acquisition; where it is a mock, it does at once."""
+        if not self.connection.connected:
+            return
+        changed = asyncio.Event()
+        end = self.connection.listen(changed.set)
+        try:
+            while (found := self.connection.acquisition) is None or not holds(found):
+                self.raise_failure()
+                changed.clear()
+                await changed.wait()
+            self.raise_failure()
+        finally:
+            end()
+
     async def stop(self) -> None:
         """Stop this stage's acquisition, if there is one, and return when its files are closed. Idempotent.
 
@@ -208,6 +258,7 @@ class Session:
         return (
             f"detector {system.detector}, acquisition {found.state}, {self.requested} frames asked for, "
             f"{found.announced} announced, {received} received, {found.written} settled"
+            f"{', no trigger has come yet' if found.waiting else ''}"
         )
 
     def _clear(self) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from ophyd_async.core import (
     DEFAULT_TIMEOUT,
     AsyncStatus,
+    DetectorTrigger,
     PathProvider,
     SignalR,
     StandardDetector,
@@ -28,9 +29,10 @@ from ._commands import Commands
 from ._connection import Connection
 from ._connector import ConductorConnector, state_signal
 from ._data_logic import LastFrameLogic, MasterFileLogic, SignalLogic
+from ._ledger import LedgerReader
 from ._mock import Lima2DetectorMock
 from ._plan_signals import PlanSignals
-from ._session import Session
+from ._session import SIGNAL_SECONDS, Session
 from ._trigger_logic import Lima2TriggerLogic
 
 STREAMS = ("raw", "dense", "sparse")
@@ -97,8 +99,10 @@ class Lima2Detector(StandardDetector):
         self.hit_rate = state_signal(float, connection, "hit_rate", _hit_rate)
         self.acquisition_state = state_signal(str, connection, "acquisition_state", _acquisition_state)
         self.detector_state = state_signal(str, connection, "detector_state", _detector_state)
+        self.waiting = state_signal(bool, connection, "waiting", _waiting)
         self.healthy = state_signal(bool, connection, "healthy", lambda link: link.healthy)
 
+        self.ledger_report = LedgerReader(self.session)
         self.acquisition_id, self._set_id = soft_signal_r_and_setter(str)
         self.master_file, self._set_master = soft_signal_r_and_setter(str)
         self.opencl_device, self._set_device = soft_signal_r_and_setter(str)
@@ -136,11 +140,12 @@ class Lima2Detector(StandardDetector):
 
         :param value: what to do; a livetime of 0 means what the exposure signal says.
         """
-        if value.livetime == 0:
+        if value.trigger is not DetectorTrigger.INTERNAL:
+            value = _with_timeout(value, SIGNAL_SECONDS)
+        elif value.livetime == 0:
             exposure = await self.acquisition.expo_time.get_value()
-            given = value.model_dump(include=value.model_fields_set)
             # The default timeout is for the exposure that is given; without one it would be 10 s for any exposure.
-            value = TriggerInfo(**{"exposure_timeout": exposure + value.deadtime + DEFAULT_TIMEOUT, **given})
+            value = _with_timeout(value, exposure + value.deadtime + DEFAULT_TIMEOUT)
         if value.collections_per_event != self.session.collections_per_event and not self.session.described:
             self.session.collections_per_event = value.collections_per_event
         await super().prepare(value)
@@ -162,6 +167,10 @@ class Lima2Detector(StandardDetector):
         async for update in self.session.guard(super().complete()):
             yield update
 
+    async def end_exposures(self) -> None:
+        """Give no more triggers in this stage, and return when the detector has sent all its frames."""
+        await self.session.finish()
+
     async def pause(self) -> None:
         """Note whether the RunEngine pauses while frames are taken that no document refers to yet."""
         self._unfinished = self.session.busy
@@ -176,6 +185,12 @@ class Lima2Detector(StandardDetector):
                 f"{self.name} was paused in the middle of an exposure and can't be resumed: frames would be taken "
                 "twice or get wrong numbers. Use RE.abort() or RE.stop(): what was taken so far is in the files."
             )
+
+
+def _with_timeout(value: TriggerInfo, seconds: float) -> TriggerInfo:
+    """Return it with another timeout of an exposure, unless it was given one."""
+    given = value.model_dump(include=value.model_fields_set)
+    return TriggerInfo(**{"exposure_timeout": seconds, **given})
 
 
 def _count(read: Callable[[AcquisitionState], int]) -> Callable[[Connection], int]:
@@ -201,6 +216,10 @@ def _hit_rate(connection: Connection) -> float:
 
 def _acquisition_state(connection: Connection) -> str:
     return "none" if connection.acquisition is None else connection.acquisition.state.value
+
+
+def _waiting(connection: Connection) -> bool:
+    return connection.acquisition is not None and connection.acquisition.waiting
 
 
 def _detector_state(connection: Connection) -> str:

@@ -71,6 +71,67 @@ def lima2_fly(
     yield from inner()
 
 
+def lima2_overlap(
+    detectors: Sequence[Lima2Detector],
+    num: int,
+    *,
+    exposure: float,
+    latency: float = 0.0,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[None]:
+    """Take frames with devices that front one conductor, one after the other: each exposes while the others drain.
+
+    Each has an acquisition, files and a stream of its own, named as it is. A pause finishes the scan or aborts it; see
+    ``lima2_fly``.
+
+    :param detectors: in the order of their turns.
+    :param num: frames of each.
+    :param exposure: of a frame in seconds.
+    :param latency: between exposures in seconds; 0: what each detector's latency signal says.
+    :param md: metadata of the run.
+    """
+    info = TriggerInfo(number_of_events=num, livetime=exposure, deadtime=latency)
+    metadata = {
+        "plan_name": "lima2_overlap",
+        "detectors": [detector.name for detector in detectors],
+        "num_points": num,
+        "plan_args": {"num": num, "exposure": exposure, "latency": latency},
+        "hints": {},
+        **(md or {}),
+    }
+
+    @bpp.stage_decorator(detectors)
+    @bpp.run_decorator(md=metadata)
+    def inner() -> MsgGenerator[None]:
+        yield from bps.clear_checkpoint()
+        for detector in detectors:
+            yield from bps.prepare(detector, info, wait=True)
+            yield from bps.declare_stream(detector, name=detector.name, collect=True)
+            yield from bps.kickoff(detector, wait=True)
+            yield from bps.complete(detector, group=f"complete {detector.name}")
+            yield from end_exposures(detector)
+        for detector in detectors:
+            done = False
+            while not done:
+                done = yield from bps.wait(f"complete {detector.name}", timeout=FLUSH_PERIOD, error_on_timeout=False)
+                yield from bps.collect(detector, name=detector.name)
+        yield from read_ledger(detectors)
+
+    yield from inner()
+
+
+def end_exposures(detector: Lima2Detector) -> MsgGenerator[None]:
+    """Give a detector no more triggers in this stage, and wait until it has sent all its frames.
+
+    They need not be saved: from then on another device of the same conductor can be prepared, while this one's
+    ``complete`` still waits.
+
+    :param detector: that was kicked off or triggered.
+    """
+    (done,) = yield from bps.wait_for([detector.end_exposures])
+    done.result()
+
+
 def pedestal_scan(
     detector: Lima2Detector,
     output: Path,
@@ -124,14 +185,16 @@ async def _make_pedestal(masters: Sequence[Path], output: Path) -> PedestalSumma
 
 
 def read_ledger(detectors: Sequence[StandardDetector]) -> MsgGenerator[None]:
-    """Read what became of the frames of all detectors into the stream ``ledger``, inside an open run.
+    """Read what became of the frames of all detectors into one event of the stream ``ledger``, inside an open run.
+
+    Once all frames were waited for, and before the detectors are unstaged.
 
     :param detectors: those that are no Lima2Detector are left out.
     """
-    counters = [counter for detector in detectors if isinstance(detector, Lima2Detector) for counter in detector.ledger]
-    if not counters:
+    reports = [detector.ledger_report for detector in detectors if isinstance(detector, Lima2Detector)]
+    if not reports:
         return
     yield from bps.create(name="ledger")
-    for counter in counters:
-        yield from bps.read(counter)
+    for report in reports:
+        yield from bps.read(report)
     yield from bps.save()

@@ -20,7 +20,7 @@ import pyopencl as cl
 from numpy.typing import NDArray
 
 from ._pocl import name_unknown_cpu
-from .errors import DeviceError, KernelBuildError
+from .errors import DeviceError, DeviceMemoryError, KernelBuildError
 
 _GROUP = 64  # work-items of a GPU's work-group
 _FLAGS = ("-cl-std=CL1.2",)  # no fast-math: NaN marks masked pixels, infinity saturated ones
@@ -61,6 +61,8 @@ class Device:
         self.name = f"{device.name.strip()} ({device.platform.name.strip()} {_version(device.platform)})"
         self.many_items = bool(device.type & cl.device_type.GPU) if many_items is None else many_items
         self.compute_units = int(device.max_compute_units)
+        self.memory = int(device.global_mem_size)  # bytes
+        self.is_host = bool(device.type & cl.device_type.CPU)  # its memory is the host's
         self.context = cl.Context([device])
         self._programs: dict[tuple[Path, tuple[str, ...]], cl.Program] = {}
         self._sizes: dict[int, int] = {}  # bytes of the buffers that live, by number
@@ -115,24 +117,33 @@ class Device:
         """Return a buffer with a copy of an array.
 
         :param writable: False: kernels only read it.
-        :raises DeviceError: the device has no room.
+        :raises DeviceMemoryError: the device has no room.
         """
+        self._require_room(data.nbytes)
         try:
             access = cl.mem_flags.READ_WRITE if writable else cl.mem_flags.READ_ONLY
             flags = access | cl.mem_flags.COPY_HOST_PTR
             return self._count(_Counted(self.context, flags, hostbuf=np.ascontiguousarray(data)))
         except cl.Error as error:
-            raise DeviceError(f"{self.name}: no room for {data.nbytes} bytes: {error}") from error
+            raise DeviceMemoryError(f"{self.name}: no room for {data.nbytes} bytes: {error}") from error
 
     def allocate(self, nbytes: int) -> cl.Buffer:
         """Return an empty buffer.
 
-        :raises DeviceError: the device has no room.
+        :raises DeviceMemoryError: the device has no room.
         """
+        self._require_room(nbytes)
         try:
             return self._count(_Counted(self.context, cl.mem_flags.READ_WRITE, max(4, nbytes)))
         except cl.Error as error:
-            raise DeviceError(f"{self.name}: no room for {nbytes} bytes: {error}") from error
+            raise DeviceMemoryError(f"{self.name}: no room for {nbytes} bytes: {error}") from error
+
+    def _require_room(self, nbytes: int) -> None:
+        """Refuse what would only be missing once it is used: some devices, and all hosts, give more than they have."""
+        if (taken := self.allocated) + nbytes > self.memory:
+            raise DeviceMemoryError(
+                f"{self.name}: no room for {nbytes} bytes: {taken} of its {self.memory} bytes are taken"
+            )
 
     def _count(self, buffer: _Counted) -> cl.Buffer:
         number = next(self._numbers)

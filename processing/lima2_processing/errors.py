@@ -22,5 +22,9 @@ class DeviceError(ProcessingError):
     """No OpenCL device fits, or the device failed; the message lists what was found."""
 
 
+class DeviceMemoryError(DeviceError):
+    """The device has no room for a buffer."""
+
+
 class KernelBuildError(ProcessingError):
     """An OpenCL kernel did not compile; the message holds the build log."""

@@ -33,6 +33,7 @@ class Failover:
         self._pipeline = pipeline
         self._spare = spare
         self._failed = ""  # why the device is not used any more
+        self._closed = False
         self._tells = any(output.stream == STREAM for output in pipeline.outputs())
 
     def outputs(self) -> tuple[Output, ...]:
@@ -46,6 +47,11 @@ class Failover:
     def facts(self) -> PipelineFacts:
         """Return the facts of the pipeline on the device that was chosen."""
         return self._pipeline.facts()
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes that it takes on the device that was chosen; 0 once it is closed or goes on with the CPU."""
+        return 0 if self._closed or self._failed else self._pipeline.facts().device_bytes
 
     def process(self, frames: Batch) -> Results:
         """Process a batch.
@@ -70,6 +76,7 @@ class Failover:
     def close(self) -> None:
         """Free what the pipeline holds."""
         self._pipeline.close()
+        self._closed = True
 
     def _fail_over(self, error: DeviceError) -> None:
         log.error("%s; going on with the CPU", error)

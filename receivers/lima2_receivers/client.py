@@ -20,8 +20,13 @@ from .messages import (
     Describe,
     Description,
     Done,
+    Finish,
+    FrameLocation,
+    GetLedger,
     GetState,
     GetValues,
+    LedgerReport,
+    LocateFrame,
     Prepare,
     Prepared,
     Start,
@@ -56,7 +61,7 @@ class ConductorClient:
         self, commands: str, state: str, *, name: str = "client", timeout: float = 5.0, key: Path | None = None
     ) -> None:
         self.name = name
-        self._key = key
+        self.key = key
         self.state: SystemState | None = None
         self._deadlines = Deadlines(prepare=0.0, stop=0.0)  # until the conductor has said its own
         self._requester = Requester(commands, "conductor", timeout)
@@ -85,8 +90,8 @@ class ConductorClient:
         :raises ConfigError: the key can't be used.
         """
         credentials = None
-        if self._key is not None and {reach(self.endpoint), reach(self._endpoint)} != {Reach.FILES}:
-            credentials = load_credentials(self._key)
+        if self.key is not None and {reach(self.endpoint), reach(self._endpoint)} != {Reach.FILES}:
+            credentials = load_credentials(self.key)
         self._requester.open(credentials)
         try:
             welcome = await self._greet()
@@ -147,6 +152,10 @@ class ConductorClient:
         """Give one software trigger; see ``messages.Trigger``."""
         await self._requester.request(Trigger(acquisition, n_frames, expo_time, latency_time), Done)
 
+    async def finish(self, acquisition: AcquisitionId) -> None:
+        """Give no more triggers; see ``messages.Finish``."""
+        await self._requester.request(Finish(acquisition), Done)
+
     async def stop(self, acquisition: AcquisitionId, timeout: float | None = None) -> AcquisitionState:
         """Stop an acquisition and return how it ended, when its files are closed. Idempotent.
 
@@ -159,6 +168,14 @@ class ConductorClient:
     async def values(self, acquisition: AcquisitionId, frame: int = -1) -> Values:
         """Return the scalars of one settled frame; see ``messages.GetValues``."""
         return await self._requester.request(GetValues(acquisition, frame), Values)
+
+    async def ledger(self, acquisition: AcquisitionId) -> LedgerReport:
+        """Return what became of all frames of an acquisition so far."""
+        return await self._requester.request(GetLedger(acquisition), LedgerReport)
+
+    async def locate(self, acquisition: AcquisitionId, frame: int = -1, output: str = "") -> FrameLocation:
+        """Return where a frame is, and what became of it; ``lookup.find_frame`` returns its pixels."""
+        return await self._requester.request(LocateFrame(acquisition, frame, output), FrameLocation)
 
     def _subscribe(self, credentials: Credentials | None) -> None:
         socket = zmq.asyncio.Context.instance().socket(zmq.SUB)

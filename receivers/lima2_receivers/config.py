@@ -34,11 +34,14 @@ class OpenCLConfig(Struct, frozen=True, forbid_unknown_fields=True):
     :param device: part of a device's name; empty: a GPU where there is one, else a CPU.
     :param threads: threads of a CPU device; 0: one a core.
     :param cache_dir: folder of compiled kernels; empty: the OpenCL implementation's own.
+    :param memory: bytes of the device that all acquisitions together may take on this receiver; 0: all it has. On a
+        CPU, the ring is part of it.
     """
 
     device: str = ""
     threads: Annotated[int, Meta(ge=0)] = 0
     cache_dir: str = ""
+    memory: Annotated[int, Meta(ge=0)] = 0
 
 
 class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):

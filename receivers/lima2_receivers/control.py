@@ -62,7 +62,8 @@ class DetectorStatus(Struct, frozen=True):
 
     :param series: number of the series that is armed or was last.
     :param triggered: frames that the triggers delivered so far ask for.
-    :param sent: frames that left the detector (lost on the way or not); -1: it can't say, after a stop.
+    :param sent: frames that left the detector (lost on the way or not); -1: it can't say, after a stop, or while a
+        signal triggers it.
     :param busy: True while frames are still being exposed or sent.
     :param fault: what is wrong; empty where all is well.
     """
@@ -98,7 +99,10 @@ class Control(Protocol):
         ...
 
     async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
-        """Expose ``n_frames`` more frames (0: until stopped) and return when the exposure has begun, not ended."""
+        """Expose ``n_frames`` more frames (0: until stopped) and return when the exposure has begun, not ended.
+
+        In external and gate mode, it is called once, at the start: take the signal from now on.
+        """
         ...
 
     async def status(self) -> DetectorStatus:

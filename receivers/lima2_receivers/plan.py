@@ -24,6 +24,11 @@ class TriggerMode(StrEnum):
     EXTERNAL = "external"  # an edge of a signal exposes nb_frames_per_trigger frames
     GATE = "gate"  # a frame is exposed while a signal is high
 
+    @property
+    def by_signal(self) -> bool:
+        """Whether a signal starts exposures: the conductor does not see it, so that the detector has to count."""
+        return self in (TriggerMode.EXTERNAL, TriggerMode.GATE)
+
 
 class Compression(StrEnum):
     """How the chunks of a stream are stored."""
@@ -49,6 +54,8 @@ class AcquisitionParams(Struct, frozen=True, forbid_unknown_fields=True):
     :param latency_time: from the end of an exposure to the start of the next, in seconds; 0: as short as it gets.
     :param trigger_mode: what starts exposures.
     :param nb_frames_per_trigger: frames that one trigger gives, in software and external mode.
+    :param first_trigger_timeout: seconds from the start within which the first trigger must come, in all modes but
+        internal, or the acquisition fails; 0: it waits for ever.
     """
 
     nb_frames: NonNegative = 1
@@ -56,6 +63,7 @@ class AcquisitionParams(Struct, frozen=True, forbid_unknown_fields=True):
     latency_time: Annotated[float, Meta(ge=0, le=86400)] = 0.0
     trigger_mode: TriggerMode = TriggerMode.INTERNAL
     nb_frames_per_trigger: Annotated[int, Meta(ge=1)] = 1
+    first_trigger_timeout: Annotated[float, Meta(ge=0, le=86400)] = 0.0
 
 
 class StreamSaving(Struct, frozen=True, forbid_unknown_fields=True):

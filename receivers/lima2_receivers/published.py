@@ -52,10 +52,12 @@ class AcquisitionState(Struct, frozen=True):
     :param outcome: how it ended.
     :param reason: why it failed.
     :param announced: frames that the triggers so far ask for.
-    :param announced_by: ``triggers``, ``control`` (the detector's own count at stop) or ``highest`` (index seen + 1).
+    :param announced_by: ``triggers``, ``control`` (the detector's own count: at a stop, where it exposes until stopped,
+        and where a signal triggers it) or ``highest`` (index seen + 1: where the detector can't say).
     :param written: leading frames that are settled and flushed: what documents may point at.
     :param receivers: counters by rank.
     :param reasons: frames lost, vetoed or failed, by reason.
+    :param waiting: it was started, and no trigger has come yet.
     """
 
     acquisition: AcquisitionId
@@ -68,6 +70,7 @@ class AcquisitionState(Struct, frozen=True):
     receivers: tuple[ReceiverCounters, ...]
     master_file: str = ""
     reasons: dict[str, int] = {}
+    waiting: bool = False
 
     @property
     def counts(self) -> Counts:

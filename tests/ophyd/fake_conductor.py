@@ -24,9 +24,13 @@ from lima2_receivers.messages import (
     Describe,
     Description,
     Done,
+    FateRuns,
+    Finish,
+    GetLedger,
     GetState,
     GetValues,
     Hello,
+    LedgerReport,
     Prepare,
     Prepared,
     Start,
@@ -252,6 +256,14 @@ class FakeConductor:
             case GetValues(acquisition, index):
                 values = frame(index)
                 return Values(index, {name: float(values[name]) for name in ("n_peaks", "is_hit")})
+            case GetLedger(acquisition):
+                run = self._find(acquisition)
+                state = run.state()
+                runs = FateRuns((0,), (run.written,), (1,)) if run.written else FateRuns((), (), ())
+                processed, hits = (
+                    sum(getattr(part, name) for part in state.receivers) for name in ("processed", "hits")
+                )
+                return LedgerReport(acquisition, run.announced, "triggers", state.counts, {}, runs, processed, hits)
             case Start(acquisition):
                 self._find(acquisition).machine.handle(Event.START)
                 if self._find(acquisition).plan.acquisition.trigger_mode is not TriggerMode.SOFTWARE:
@@ -261,6 +273,9 @@ class FakeConductor:
                 run = self._find(acquisition)
                 run.exposures.append((request.n_frames, request.expo_time, request.latency_time))
                 self._expose(run, request.n_frames)
+                return Done()
+            case Finish(acquisition):
+                self._find(acquisition).machine.handle(Event.ENDED)
                 return Done()
             case Stop(acquisition):
                 run = self._find(acquisition)

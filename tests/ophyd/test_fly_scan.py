@@ -56,6 +56,9 @@ def test_fly_reads_the_ledger_into_a_stream(run_engine, detector, documents):
     assert event["data"]["det-saved"] == 10
     assert event["data"]["det-lost"] == 0
     assert 0 < event["data"]["det-hit_rate"] < 1
+    assert event["data"]["det-announced_by"] == "triggers"
+    assert event["data"]["det-reasons"] == "{}"
+    assert [list(event["data"][f"det-runs_{name}"]) for name in ("first", "count", "status")] == [[0], [10], [1]]
 
 
 def test_frames_of_the_scan_before_do_not_complete_the_next(run_engine, detector, conductor, documents):

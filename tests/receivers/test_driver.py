@@ -239,3 +239,25 @@ async def test_where_the_detector_can_not_say_how_many_it_sent_the_highest_numbe
     final = await rig.closed()
     assert (final.outcome, final.announced_by) == ("stopped", "highest")
     assert final.announced == final.written == 10
+
+
+async def test_what_is_prepared_while_a_lost_poll_times_out_is_not_lost_with_it(rig):
+    """The receiver was killed, and is back: it has answered the prepare, and not what its predecessor was asked."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+    poll = rig.link.poll
+
+    async def lost(cursors):
+        asked.set()
+        await answer.wait()
+        rig.link.poll = poll
+        raise UnreachableError("receiver 0 did not answer")
+
+    rig.link.poll = lost
+    await asyncio.wait_for(asked.wait(), SECONDS)
+    later = Run(AcquisitionId("1" * 32), rig.run.plan, 8, RoundRobin(1))
+    later.machine.handle(Event.READY)
+    rig.driver.add(later)
+    answer.set()
+    await rig.until(lambda: bool(rig.run.machine.reason))
+    await rig.until(lambda: not rig.run.live)
+    assert (later.machine.state, later.machine.reason) == (State.PREPARED, "")

@@ -15,7 +15,7 @@ from lima2_receivers.acquisition import Outcome, State
 from lima2_receivers.control import Capabilities, Range
 from lima2_receivers.errors import ProtocolError
 from lima2_receivers.ledger import Counts, FrameStatus, Run
-from lima2_receivers.plan import AcquisitionPlan, ReceiverPlan, SavingParams, TriggerMode
+from lima2_receivers.plan import AcquisitionPlan, Compression, ReceiverPlan, SavingParams, TriggerMode
 
 ID = "0123456789abcdef" * 2
 FACTS = PipelineFacts("cpu", 1 << 28, {"masked": 12, "unused": 30})
@@ -62,11 +62,13 @@ CAPABILITIES = Capabilities(
 
 CONDUCTOR = [
     m.Hello(peer="client"), m.Describe(), m.Prepare(ID, PLAN), m.Start(ID), m.Trigger(ID, 5, 0.1, 0.0), m.Stop(ID),
-    m.GetState(), m.GetValues(ID, 3),
+    m.Finish(ID), m.GetState(), m.GetValues(ID, 3), m.LocateFrame(ID, -1, "raw"),
+    m.GetLedger(ID),
 ]  # fmt: skip
 RECEIVER = [
     m.Hello(), m.PrepareReceiver(ID, ReceiverPlan(1, 2, 77, SPEC, PLAN), check_only=True),
     m.Announce(ID, 10, final=True), m.Discard(ID), m.Forget(ID), m.Poll({ID: 7}), m.GetRow(ID, 3),
+    m.GetFrame(ID, 3, "raw"),
 ]  # fmt: skip
 REPLIES = [
     m.Welcome("receiver 0", "i1"), m.Done(), m.Failed(3, "no"),
@@ -75,6 +77,12 @@ REPLIES = [
     m.Values(3, {"n_peaks": 4.0}), STATE,
     m.ReceiverPrepared((OUTPUT,), (m.ConstantInfo("radius", "<f4", (10,), "sparse", "m"),), {"raw": "a.h5"}, FACTS),
     m.ReceiverProgress("i1", (PROGRESS,), 4, 16), m.AcquisitionClosed(ACQUISITION),
+    m.FrameLocation(
+        ID, 7, FrameStatus.LOST, "never arrived", m.Place(1, 3, "ipc:///r1"), "/d/m.h5",
+        m.Dataset("raw", "/e/r", OutputKind.IMAGE, "<u2", (2, 3)),
+    ),
+    m.FrameChunk(Compression.ZIP, b"123"),
+    m.LedgerReport(ID, 9, "control", COUNTS, {"lost": 2}, m.FateRuns((0, 5), (5, 4), (1, 3)), 7, 2),
 ]  # fmt: skip
 UNIONS = [
     (m.decode_conductor_request, m.ConductorRequest, CONDUCTOR, "request to the conductor"),

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,9 +12,9 @@ from lima2_receivers.conductor.run import Run
 from lima2_receivers.control import DetectorStatus
 from lima2_receivers.ledger import Counts, FrameStatus
 from lima2_receivers.ledger import Run as LedgerRun
-from lima2_receivers.messages import Progress
+from lima2_receivers.messages import FateRuns, Progress
 from lima2_receivers.plan import AcquisitionPlan, FileExistsPolicy, SavingParams
-from lima2_receivers.saving.read import open_file
+from lima2_receivers.saving.read import open_file, read_summary
 from lima2_receivers.topology import RoundRobin
 
 ACQUISITION = AcquisitionId("0" * 32)
@@ -159,3 +160,37 @@ def test_files_that_were_replaced_are_gone_once_it_runs_or_is_closed(tmp_path, h
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.h5", "master.h5"]
     run.discard()
     assert [path.name for path in tmp_path.iterdir() if "replaced" in path.name] == []
+
+
+def test_a_sum_that_does_not_add_up_fails_the_acquisition(tmp_path):
+    run = new_run(tmp_path)
+    run.asked(5)
+    run.take(0, progress(4, state=State.CLOSED))
+    run.close()
+    assert run.machine.reason == "the ledger does not add up: 4 frames settled, 5 announced"
+    assert read_summary(tmp_path / "ledger.h5").outcome == "failed"
+
+
+def test_a_frame_too_many_does_not_make_up_for_one_that_is_missing(tmp_path):
+    run = new_run(tmp_path, n_receivers=2)
+    run.asked(6)
+    run.take(0, progress(2, state=State.CLOSED))
+    run.take(1, progress(4, state=State.CLOSED))
+    run.close()
+    assert run.machine.reason == "the ledger does not add up: 4 leading frames settled, 6 announced"
+    summary = read_summary(tmp_path / "ledger.h5")
+    assert (summary.outcome, summary.reason) == ("failed", run.machine.reason)
+
+
+def test_a_report_says_what_became_of_all_frames(tmp_path):
+    run = new_run(tmp_path, n_receivers=2)
+    run.asked(6)
+    run.take(0, progress(3))
+    lost = (LedgerRun(FrameStatus.SAVED, 1), LedgerRun(FrameStatus.LOST, 2, "never arrived"))
+    run.take(1, msgspec.structs.replace(progress(3), runs=lost, counts=Counts(1, lost=2)))
+    run.record()
+    report = run.report()
+    assert (report.announced, report.announced_by, report.counts) == (6, "triggers", Counts(4, lost=2))
+    assert report.reasons == {"never arrived": 2}
+    assert report.runs == FateRuns((0, 3, 4, 5), (3, 1, 1, 1), (1, 3, 1, 3))
+    run.discard()

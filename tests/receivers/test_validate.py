@@ -19,6 +19,7 @@ CAPABILITIES = Capabilities(
     Range(0.001, 1.0),
     FrameSpec((1, 64, 128), "<u2"),
 )
+WITH_SIGNAL = msgspec.structs.replace(CAPABILITIES, trigger_modes=tuple(TriggerMode))
 CONFIG = Config(
     DetectorConfig("simulator"),
     ConductorConfig("ipc:///c", "ipc:///s"),
@@ -71,6 +72,15 @@ def test_what_the_detector_can_do_passes(acquisition):
 def test_what_it_cannot_do_is_refused_with_path_and_limits(acquisition, said):
     with pytest.raises(PlanError, match=rf"^acquisition\.{said}"):
         check(acquisition)
+
+
+def test_a_gate_exposes_one_frame():
+    acquisition = AcquisitionParams(9, latency_time=0.001, trigger_mode=TriggerMode.GATE, nb_frames_per_trigger=3)
+    plan = AcquisitionPlan(acquisition=acquisition, saving=SavingParams("/data"), pipeline=None)
+    with pytest.raises(PlanError, match="nb_frames_per_trigger: a gate exposes one frame, expected 1"):
+        check_plan(plan, WITH_SIGNAL, CONFIG)
+    edges = msgspec.structs.replace(acquisition, trigger_mode=TriggerMode.EXTERNAL)
+    check_plan(msgspec.structs.replace(plan, acquisition=edges), WITH_SIGNAL, CONFIG)
 
 
 def test_parameters_of_the_detector_are_decoded_strictly():

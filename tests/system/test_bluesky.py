@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
 import time
 
+import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
-from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
+from ophyd_async.core import DetectorTrigger, StaticPathProvider, TriggerInfo, UUIDFilenameProvider, init_devices
 from tiled.client import from_uri
 
 from lima2_ophyd.detector import Lima2Detector
@@ -28,6 +31,10 @@ from lima2_receivers.detectors.simulator.params import SimulatorParams
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 IN_TIME = 10.0
+LEDGER = (
+    *("announced", "saved", "lost", "failed", "vetoed", "announced_by"),
+    *("runs_first", "runs_count", "runs_status"),
+)
 
 
 @pytest.fixture
@@ -76,6 +83,10 @@ def detector(make_site, run_engine):
 
 async def put(target, value):
     await target.set(value)
+
+
+async def watch(signal, callback):
+    signal.subscribe_reading(callback)
 
 
 def names(documents):
@@ -170,6 +181,28 @@ def _fly_scan(detector, run_engine, documents, sender, client, place):
     one, dense = (np.asarray(run["primary"][name][148]) for name in ("det-sparse", "det"))
     np.testing.assert_array_equal(one[one != 0], dense[one != 0])
     assert run["ledger"]["det-saved"].read().tolist() == [150]
+    documents.clear()
+    call_in_bluesky_event_loop(put(detector.detector.lose, np.array([3, 4, 9])))
+    run_engine(lima2_fly([detector], 20, exposure=0.002))
+    sender.flush(30)
+    ledger = client[documents[0][1]["uid"]]["ledger"]
+    found = {name: np.asarray(ledger[f"det-{name}"].read()).tolist() for name in LEDGER}
+    assert found == {
+        "announced": [20],
+        "saved": [17],
+        "lost": [3],
+        "failed": [0],
+        "vetoed": [0],
+        "announced_by": ["triggers"],
+        "runs_first": [[0, 3, 5, 9, 10]],
+        "runs_count": [[3, 2, 4, 1, 10]],
+        "runs_status": [[1, 3, 1, 3, 1]],
+    }
+    (reasons,) = ledger["det-reasons"].read().tolist()
+    assert json.loads(reasons) == {"never arrived, later frames did": 3}
+    assert np.asarray(client[documents[0][1]["uid"]]["primary"]["det-frame_status"].read()).tolist() == list(
+        np.repeat(found["runs_status"][0], found["runs_count"][0])
+    )
 
 
 def check_raw(site, frames, first=0):
@@ -208,6 +241,44 @@ def test_a_dead_or_frozen_part_fails_the_plan_in_time_with_the_cause(
     assert documents[-1][0] == "stop"
     assert documents[-1][1]["exit_status"] == "fail"
     assert cause in documents[-1][1]["reason"]
+
+
+@pytest.mark.parametrize("trigger", [DetectorTrigger.EXTERNAL_EDGE, DetectorTrigger.EXTERNAL_LEVEL])
+def test_a_signal_triggers_the_frames_of_a_fly_scan(detector, run_engine, documents, trigger):
+    call_in_bluesky_event_loop(put(detector.detector.pulse_period, 0.02))
+    run_engine(signalled(detector, TriggerInfo(trigger=trigger, number_of_events=12, livetime=0.001, deadtime=0.001)))
+    assert documents[-1][1]["exit_status"] == "success"
+    assert datums(documents, "det")[-1][1] >= 12
+    journal = read_journal(latest_journal(detector.site.detector))
+    assert len(journal.sent) >= 12
+
+
+def test_a_signal_that_never_comes_fails_the_plan_with_the_reason(detector, run_engine, documents):
+    call_in_bluesky_event_loop(put(detector.acquisition.first_trigger_timeout, 0.5))
+    info = TriggerInfo(
+        trigger=DetectorTrigger.EXTERNAL_EDGE, number_of_events=2, livetime=0.001, deadtime=0.001, exposure_timeout=60.0
+    )
+    waited = []
+    call_in_bluesky_event_loop(watch(detector.waiting, lambda news: waited.append(news["det-waiting"]["value"])))
+    with pytest.raises(FailedStatus) as caught:
+        run_engine(signalled(detector, info))
+    assert "no external trigger came within 0.5 s" in str(caught.value.__cause__) + str(caught.value)
+    assert True in waited
+    assert documents[-1][1]["exit_status"] == "fail"
+
+
+def signalled(detector, info):
+    """A fly scan that a signal triggers."""
+
+    @bpp.stage_decorator([detector])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.prepare(detector, info, wait=True)
+        yield from bps.declare_stream(detector, name="primary", collect=True)
+        yield from bps.kickoff(detector, wait=True)
+        yield from bps.collect_while_completing([detector], [detector], flush_period=0.1, stream_name="primary")
+
+    yield from plan()
 
 
 def test_a_plan_with_a_wrong_parameter_fails_at_prepare_and_the_next_works(detector, run_engine, documents):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import subprocess
@@ -91,6 +92,31 @@ async def test_what_is_sent_is_what_is_saved(make_eiger, helpers, stream, compre
         with h5py.File(site.data / "run_raw_0.h5", "r") as file:
             dataset = file["/entry_0000/raw/raw"]
             assert dataset.id.get_create_plist().get_filter(0)[0] == 32008
+
+
+async def pulse(site, *words):
+    command = [str(site.scripts / "lima2"), "simulate", "pulse", str(site.config), *words]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("mode", "per_trigger"), [(TriggerMode.EXTERNAL, 3), (TriggerMode.GATE, 1)])
+async def test_a_signal_triggers_until_all_frames_are_there(make_eiger, helpers, mode, per_trigger):
+    site = make_eiger()
+    images = images_of(LOOK)
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, plan(site, 12, mode, per_trigger))
+        await client.start(acquisition)
+        await pulse(site)
+        first = await helpers.until(client, acquisition, lambda state: state.written == per_trigger)
+        assert (first.state, first.announced, first.announced_by) == ("running", per_trigger, "highest")
+        await pulse(site, "--number", str(12 // per_trigger - 1), "--period", "0.02")
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.announced, final.counts.saved) == ("complete", 12, 12)
+        assert final.announced_by in ("control", "highest")  # whichever knew first
+    raw = read_rows(site.data / "run_master.h5", DATA)
+    np.testing.assert_array_equal(raw, [images[frame % len(images)] for frame in range(12)])
 
 
 async def test_software_triggers_and_a_stop(make_eiger, helpers):

@@ -14,7 +14,11 @@ EXAMPLES = Path(__file__).parents[2] / "example_plans"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "n_frames", "words"),
-    [("step_scan.py", 3, ("last_n_peaks", "hit_rate")), ("fly_scan.py", 100, ("jungfrau-saved           100",))],
+    [
+        ("step_scan.py", (3,), ("last_n_peaks", "hit_rate")),
+        ("fly_scan.py", (100,), ("jungfrau-saved           100",)),
+        ("overlap.py", (50, 50), ("stream jungfrau_a", "stream jungfrau_b", "stream ledger")),
+    ],
 )
 async def test_example(make_site, example, n_frames, words):
     site = make_site()
@@ -34,7 +38,9 @@ async def test_example(make_site, example, n_frames, words):
     assert done.returncode == 0, done.stderr
     for word in words:
         assert word in done.stdout
-    (master,) = site.data.glob("*_master.h5")
-    with h5py.File(master, "r", swmr=True, libver="latest") as file:
-        assert file["/entry_0000/measurement/data"].shape[0] == n_frames
-        assert (file["/entry_0000/measurement/frame_status"][:] == 1).all()
+    masters = list(site.data.glob("*_master.h5"))
+    assert len(masters) == len(n_frames)
+    for master, number in zip(masters, n_frames, strict=True):
+        with h5py.File(master, "r", swmr=True, libver="latest") as file:
+            assert file["/entry_0000/measurement/data"].shape[0] == number
+            assert (file["/entry_0000/measurement/frame_status"][:] == 1).all()

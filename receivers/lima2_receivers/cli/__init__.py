@@ -11,6 +11,7 @@ from .bench import bench
 from .calibrate import gains, pedestal
 from .capture import capture
 from .exports import cxi, merge_sparse
+from .frame import frame
 from .keys import app as keys
 from .operations import state, stop
 from .simulate import app as simulate
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(state)
 app.command()(stop)
+app.command(context_settings={"ignore_unknown_options": True})(frame)  # -1 is a number
 app.command("merge-sparse")(merge_sparse)
 app.command()(cxi)
 app.command()(pedestal)

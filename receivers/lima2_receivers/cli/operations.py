@@ -36,7 +36,7 @@ def state(config: ConfigPath, key: Key = None, json: Json = False) -> None:
     async def look(client: ConductorClient) -> SystemState | None:
         return client.state
 
-    found = _with_client(config, key, look)
+    found = with_client(config, key, look)
     if json:
         typer.echo(msgspec.json.encode(found).decode())
     elif found is not None:
@@ -54,7 +54,7 @@ def stop(
     async def end(client: ConductorClient) -> AcquisitionState:
         return await client.stop(AcquisitionId(acquisition) if acquisition else _live(client.state))
 
-    final = _with_client(config, key, end)
+    final = with_client(config, key, end)
     if json:
         typer.echo(msgspec.json.encode(final).decode())
     else:
@@ -62,7 +62,9 @@ def stop(
         typer.echo(_counts(final))
 
 
-def _with_client(config: Path, key: Path | None, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
+def with_client(config: Path, key: Path | None, use: Callable[[ConductorClient], Awaitable[T]]) -> T:
+    """Return what a function gets out of a conductor; an error ends the command with one line."""
+
     async def run() -> T:
         settings = load_config(config)
         conductor = settings.conductor
@@ -102,7 +104,8 @@ def _lines(found: SystemState) -> Iterator[str]:
         yield f"receiver {receiver.rank}: {alive}, {room}{strangers}, {receiver.endpoint}"
     for run in found.acquisitions:
         ended = "" if run.outcome == "none" else f", {run.outcome} {run.reason}".rstrip()
-        yield f"acquisition {run.acquisition}: {run.state}{ended}"
+        waiting = ", waits for its first trigger" if run.waiting else ""
+        yield f"acquisition {run.acquisition}: {run.state}{waiting}{ended}"
         yield f"  {_counts(run)}"
         yield f"  {run.master_file}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -201,6 +202,26 @@ def _play(path: Path, plugin: str, verbose: bool, make: Callable[[Config], Playe
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(BAD_START) from error
     raise typer.Exit(run_daemon(lambda: SenderDaemon(make(settings))))
+
+
+@app.command()
+def pulse(
+    config: Annotated[Path, typer.Argument(help="The detector's configuration file (TOML).", metavar="CONFIG")],
+    number: Annotated[int, typer.Option(help="Of pulses.", min=1)] = 1,
+    period: Annotated[float, typer.Option(help="Seconds from pulse to pulse.", min=0)] = 0.1,
+    width: Annotated[float, typer.Option(help="Seconds that each lasts, for gates; 0: the exposure.", min=0)] = 0.0,
+) -> None:
+    """Give pulses to a simulated detector whose acquisition waits for them, in external or gate mode.
+
+    A pulse that comes while frames are exposed waits until they are.
+    """
+    from ..detectors.signals import give_pulses
+
+    try:
+        asyncio.run(give_pulses(load_config(config), number, period, width))
+    except ReceiverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_START) from error
 
 
 @app.command()

@@ -19,10 +19,13 @@ from ..messages import (
     Deadlines,
     Describe,
     Done,
+    Finish,
+    GetLedger,
     GetRow,
     GetState,
     GetValues,
     Hello,
+    LocateFrame,
     Message,
     Prepare,
     Prepared,
@@ -53,6 +56,7 @@ from .validate import check_trigger
 log = logging.getLogger(__name__)
 
 PUBLISH_PERIOD = 0.2
+REMEMBERED_UNMADE = 64  # acquisitions that were never prepared
 
 
 class ConductorDaemon:
@@ -69,6 +73,7 @@ class ConductorDaemon:
         self._sequence = 0
         self._preparing = asyncio.Lock()
         self._prepares: dict[AcquisitionId, asyncio.Task[Prepared]] = {}  # under way, or waiting for their turn
+        self._unmade: dict[AcquisitionId, AcquisitionState] = {}  # whose prepare failed, or was stopped
         seconds = config.deadlines.command
         settings = detector_settings(config, plugin.settings)
         self._control = plugin.load_control()(settings, tuple(one.data for one in config.receivers), seconds)
@@ -141,12 +146,20 @@ class ConductorDaemon:
                 return await self._start(self._find(acquisition))
             case Trigger():
                 return await self._trigger(self._find(request.acquisition), request)
+            case Finish(acquisition):
+                self._driver.finish(self._find(acquisition))
+                return Done()
             case Stop(acquisition):
                 return await self._stop(acquisition)
             case GetState():
                 return self._state()
             case GetValues(acquisition, frame):
                 return await self._values(self._find(acquisition), frame)
+            case GetLedger(acquisition):
+                return await asyncio.to_thread(self._find(acquisition).report)
+            case LocateFrame():
+                endpoints = [receiver.commands for receiver in self._config.receivers]
+                return self._find(request.acquisition).locate(request, endpoints)
             case _:
                 assert_never(request)
 
@@ -155,6 +168,7 @@ class ConductorDaemon:
         if acquisition in self._prepares:
             raise StateError(f"acquisition {acquisition} is being prepared already")
         work = asyncio.create_task(self._prepare_in_turn(request))
+        work.add_done_callback(lambda done: self._note_unmade(acquisition, done))
         self._prepares[acquisition] = work
         try:
             await asyncio.wait({work})
@@ -163,6 +177,18 @@ class ConductorDaemon:
         if work.cancelled():
             raise StateError(f"acquisition {acquisition} was stopped while it was prepared")
         return work.result()
+
+    def _note_unmade(self, acquisition: AcquisitionId, work: asyncio.Task[Prepared]) -> None:
+        """Remember how an acquisition ended that never was one, for those who stop it now or once more."""
+        error = None if work.cancelled() else work.exception()
+        if not work.cancelled() and error is None:
+            return
+        outcome, reason = (Outcome.FAILED, str(error)) if error else (Outcome.STOPPED, "")
+        self._unmade[acquisition] = AcquisitionState(
+            acquisition, State.CLOSED, outcome, reason, 0, "triggers", 0, receivers=()
+        )
+        for oldest in list(self._unmade)[:-REMEMBERED_UNMADE]:
+            del self._unmade[oldest]
 
     async def _give_up(self, *acquisitions: AcquisitionId) -> None:
         """Cancel prepares, under way or waiting for their turn, and wait until they have undone what they made."""
@@ -215,8 +241,8 @@ class ConductorDaemon:
         if run.machine.state is not State.RUNNING:
             raise StateError(f"acquisition {run.id} was stopped as it started")
         acquisition = run.plan.acquisition
-        if acquisition.trigger_mode is TriggerMode.INTERNAL:
-            run.begin()
+        run.begin()
+        if acquisition.trigger_mode is not TriggerMode.SOFTWARE:
             await self._control.trigger(run.limit, acquisition.expo_time, acquisition.latency_time)
 
     async def _trigger(self, run: Run, request: Trigger) -> Message:
@@ -244,10 +270,8 @@ class ConductorDaemon:
     async def _stop(self, acquisition: AcquisitionId) -> Message:
         if acquisition in self._prepares:
             await self._give_up(acquisition)
-            if acquisition not in self._driver.runs:
-                return AcquisitionClosed(
-                    AcquisitionState(acquisition, State.CLOSED, Outcome.STOPPED, "", 0, "triggers", 0, ())
-                )
+        if acquisition not in self._driver.runs and (unmade := self._unmade.get(acquisition)) is not None:
+            return AcquisitionClosed(unmade)
         run = self._find(acquisition)
         self._driver.handle(run, Event.STOP)
         await self._driver.closed(run)

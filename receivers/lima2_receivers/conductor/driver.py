@@ -13,7 +13,7 @@ from lima2_processing.frame import AcquisitionId
 from ..acquisition import Event, Instruction, State
 from ..config import DeadlineConfig
 from ..control import Capabilities, Control, DetectorStatus
-from ..errors import ReceiverError, UnreachableError
+from ..errors import ReceiverError, StateError, UnreachableError
 from ..messages import Announce, Done, Forget, ReceiverProgress
 from .links import ReceiverLink
 from .run import Run
@@ -87,6 +87,16 @@ class Driver:
             log.error("acquisition %s: %s", run.id, reason)
             self.handle(run, Event.FAULT, reason)
 
+    def finish(self, run: Run) -> None:
+        """Let an acquisition end by itself once the detector has sent all that was asked for, if that has an end.
+
+        :raises StateError: it was not started.
+        """
+        if run.machine.state in (State.PREPARING, State.PREPARED):
+            raise StateError(f"acquisition {run.id} is {run.machine.state}, finishing needs one that was started")
+        if not run.finish():
+            self.handle(run, Event.STOP)
+
     async def closed(self, run: Run) -> None:
         """Wait until an acquisition that was stopped is closed.
 
@@ -152,7 +162,8 @@ class Driver:
         except Exception as error:  # also a bug must not leave it draining for ever
             run.machine.reason = run.machine.reason or explain(error)
         self.handle(run, Event.SETTLED)
-        log.info("acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
+        level = logging.ERROR if run.machine.reason else logging.INFO
+        log.log(level, "acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
         living = [link for link in self._links if not run.is_buried(link.rank)]
         await asyncio.gather(*(link.ask(Forget(run.id), Done) for link in living), return_exceptions=True)
 
@@ -178,8 +189,11 @@ class Driver:
                 if link.alive:
                     log.warning("%s", error)
                 link.alive = False
-                for run in self.live():
-                    self._lose(link, run, str(error))
+                for (
+                    run
+                ) in runs:  # not those that it has prepared since it was asked: it is back, or will be missed again
+                    if run.live:
+                        self._lose(link, run, str(error))
             else:
                 known = {report.acquisition for report in progress.acquisitions}
                 why = "was restarted" if before and link.instance != before else "does not know it: was it restarted?"
@@ -247,7 +261,12 @@ class Driver:
             self.fail(run, f"detector: {status.fault}")
             return
         run.observe(status)
-        if run.machine.state is not State.RUNNING or not run.all_sent(status):
+        if run.machine.state is not State.RUNNING:
+            return
+        if overdue := run.trigger_overdue(time.monotonic()):
+            self.fail(run, overdue)
+            return
+        if not run.all_sent(status):
             return
         if run.exhausted():
             self.handle(run, Event.ENDED)

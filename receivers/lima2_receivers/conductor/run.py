@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from lima2_processing.frame import AcquisitionId, LocalIdx, ReceiverIdx
 
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
+from ..errors import StateError
 from ..ledger import Counts, FrameStatus, SystemLedger
-from ..messages import Prepared, Progress
+from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
 from ..saving.claim import Claim
 from ..saving.h5 import claim, saving_errors
 from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..topology import Topology
+from .lookup import locate
+from .report import main_reasons, runs_of
 
 
 @dataclass(slots=True)
@@ -56,6 +60,8 @@ class Run:
         self.told = -1  # what the receivers were told is due
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
+        self._began = 0.0  # when it was started
+        self._finished = False  # no more triggers come
         self._ledger = SystemLedger(topology)
         self._parts = tuple(_Part() for _ in range(topology.n_receivers))
         self._file: LedgerFile | None = None
@@ -105,7 +111,15 @@ class Run:
 
     def room(self) -> int:
         """Return how many more frames triggers may ask for; -1: any number."""
+        if self._finished:
+            return 0
         return self.limit - self.announced if self.limit else -1
+
+    def locate(self, request: LocateFrame, endpoints: Sequence[str]) -> FrameLocation:
+        """Return where a frame is; see ``lookup.locate``."""
+        if self.prepared is None:
+            raise StateError(f"acquisition {self.id} is {self.machine.state}")
+        return locate(request, self._ledger, self.written, self.prepared, endpoints)
 
     # --- what comes in ---
 
@@ -132,9 +146,14 @@ class Run:
         return self._parts[rank].dead
 
     def observe(self, status: DetectorStatus) -> None:
-        """Take the detector's own count: it decides where a trigger has no end."""
-        if status.series == self.series and self.announced_by == "control":
-            self.announced = max(self.announced, status.sent)
+        """Take the detector's own count: it decides where a trigger has no end, or where a signal triggers.
+
+        Where it can't say, the highest frame that was seen does.
+        """
+        if status.series != self.series or self.announced_by == "triggers":
+            return
+        self.announced_by = "control" if status.sent >= 0 else "highest"
+        self.announced = max(self.announced, status.sent if status.sent >= 0 else self.highest)
 
     def conclude(self, status: DetectorStatus | None) -> None:
         """Fix the number of announced frames when the detector was stopped.
@@ -145,7 +164,7 @@ class Run:
         if status is not None and status.series == self.series and status.sent >= 0:
             if status.sent != self.announced or self.announced_by == "control":
                 self.announced, self.announced_by = status.sent, "control"
-        elif highest != self.announced or self.announced_by == "control":
+        elif highest != self.announced or self.announced_by != "triggers":
             self.announced, self.announced_by = highest, "highest"
 
     # --- what follows ---
@@ -156,18 +175,18 @@ class Run:
         return self._ledger.leading(self.announced) > self.written
 
     def all_sent(self, status: DetectorStatus) -> bool:
-        """Tell whether the detector has sent everything that triggers asked for."""
-        return (
-            status.series == self.series
-            and not status.busy
-            and self.announced_by == "triggers"
-            and self.announced > 0
-            and status.sent >= self.announced
-        )
+        """Tell whether the detector has sent everything that triggers asked for so far."""
+        if status.series != self.series:
+            return False
+        if not self.announced:
+            return self._finished and not status.busy
+        if self.announced_by == "highest":  # frames that were seen were sent
+            return self.exhausted() or not status.busy
+        return not status.busy and status.sent >= self.announced
 
     def exhausted(self) -> bool:
         """Tell whether no trigger can ask for more."""
-        return self.limit > 0 and self.announced >= self.limit
+        return self._finished or (self.limit > 0 and self.announced >= self.limit)
 
     def drained(self) -> bool:
         """Tell whether every receiver that lives has closed its files, with everything reported."""
@@ -217,6 +236,11 @@ class Run:
                 try:
                     self.keep_files()
                     self.record()
+                    if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
+                        self.machine.reason = self.machine.reason or (
+                            f"the ledger does not add up: {self.written} leading frames settled, "
+                            f"{self.announced} announced"
+                        )
                 finally:
                     self._file.close(self._summary(counts))
                     self._file = None
@@ -243,12 +267,57 @@ class Run:
             receivers=tuple(self._counters(rank) for rank in range(len(self._parts))),
             master_file=self.prepared.master_file if self.prepared else "",
             reasons=self._ledger.reasons(),
+            waiting=self.waiting,
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it was started, and no trigger has come yet."""
+        internal = self.plan.acquisition.trigger_mode is TriggerMode.INTERNAL
+        return self.machine.state is State.RUNNING and not (internal or self.announced or self.highest)
+
+    def trigger_overdue(self, now: float) -> str:
+        """Return why it is given up since no trigger came; empty: it isn't.
+
+        :param now: monotonic seconds.
+        """
+        patience = self.plan.acquisition.first_trigger_timeout
+        if not patience or not self.waiting or now - self._began <= patience:
+            return ""
+        return (
+            f"no {self.plan.acquisition.trigger_mode} trigger came within {patience:g} s of the start "
+            "(acquisition.first_trigger_timeout)"
+        )
+
+    def report(self) -> LedgerReport:
+        """Return what became of all frames so far. Takes a while where there are many."""
+        parts = [self._counters(rank) for rank in range(len(self._parts))]
+        return LedgerReport(
+            acquisition=self.id,
+            announced=self.announced,
+            announced_by=self.announced_by,
+            counts=self._ledger.counts,
+            reasons=main_reasons(self._ledger.reasons()),
+            runs=runs_of(self._ledger.statuses(0, self.written)),
+            processed=sum(part.processed for part in parts),
+            hits=sum(part.hits for part in parts),
         )
 
     def begin(self) -> None:
-        """Note that an internally triggered acquisition starts."""
-        if self.plan.acquisition.trigger_mode is TriggerMode.INTERNAL:
+        """Note that it starts: in internal mode all frames are asked for, with a signal the detector counts them."""
+        self._began = time.monotonic()
+        mode = self.plan.acquisition.trigger_mode
+        if mode is TriggerMode.INTERNAL:
             self.asked(self.limit)
+        elif mode.by_signal:
+            self.asked(0)
+
+    def finish(self) -> bool:
+        """Note that no more triggers come; False: it has no end then, and is to be stopped."""
+        if self.announced_by == "triggers" and self.announced:
+            self._finished = True
+            return True
+        return self.limit > 0 and self.plan.acquisition.trigger_mode is not TriggerMode.SOFTWARE
 
     def asked(self, n_frames: int) -> None:
         """Note that a trigger asked for frames.

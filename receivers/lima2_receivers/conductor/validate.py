@@ -29,8 +29,11 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
             f"acquisition.nb_frames_per_trigger: got {acquisition.nb_frames_per_trigger}, "
             f"expected at most nb_frames, {acquisition.nb_frames}"
         )
-    if acquisition.trigger_mode is TriggerMode.INTERNAL and acquisition.nb_frames_per_trigger != 1:
-        raise PlanError("acquisition.nb_frames_per_trigger: internal mode has no triggers, expected 1")
+    if acquisition.nb_frames_per_trigger != 1:
+        if acquisition.trigger_mode is TriggerMode.INTERNAL:
+            raise PlanError("acquisition.nb_frames_per_trigger: internal mode has no triggers, expected 1")
+        if acquisition.trigger_mode is TriggerMode.GATE:
+            raise PlanError("acquisition.nb_frames_per_trigger: a gate exposes one frame, expected 1")
     decode_params(plan.detector, DETECTORS.get(config.detector.plugin).params, "detector")
     if plan.pipeline is not None:
         decode_pipeline(plan.pipeline)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from lima2_processing.frame import FrameSpec
 
 from ..control import Capabilities, DetectorStatus
 from ..errors import ProtocolError
 from ..messages import Done, Failed, Hello, Message, Welcome
+from ..plan import TriggerMode
+from .pulses import Pulses
 
 
 class GetCapabilities(Message, frozen=True):
@@ -30,6 +35,9 @@ class Arm(Message, frozen=True):
     :param lose: indices of frames that get lost on the way.
     :param read_rows: rows of each module that are read out, around its middle; 0: all.
     :param gain: stage that all pixels are forced to, 1 or 2; 0: each has the one that it needs.
+    :param mode: what starts exposures.
+    :param per_trigger: frames that one pulse of the signal exposes, in external mode.
+    :param pulses: the signal of external and gate mode, beside the pulses that ``Pulse`` gives.
     :param parameters: MessagePack of the plan's ``detector`` part, for detectors that the above does not describe.
     """
 
@@ -39,6 +47,9 @@ class Arm(Message, frozen=True):
     lose: tuple[int, ...] = ()
     read_rows: int = 0
     gain: int = 0
+    mode: TriggerMode = TriggerMode.INTERNAL
+    per_trigger: int = 1
+    pulses: Pulses = Pulses()
     parameters: msgspec.Raw = msgspec.Raw(b"\x80")
 
 
@@ -53,7 +64,7 @@ class Armed(Message, frozen=True):
 
 
 class Expose(Message, frozen=True):
-    """Expose more frames; see ``Control.trigger``.
+    """Expose more frames, or take the signal from now on; see ``Control.trigger``.
 
     :param first: rank of the receiver that the first of them goes to.
     """
@@ -62,6 +73,15 @@ class Expose(Message, frozen=True):
     expo_time: float
     latency_time: float
     first: int = 0
+
+
+class Pulse(Message, frozen=True):
+    """Give the signal one pulse. While frames are exposed, it waits until they are.
+
+    :param width: seconds that it lasts, which is what a gate exposes; 0: the exposure.
+    """
+
+    width: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
 class GetStatus(Message, frozen=True):
@@ -78,7 +98,7 @@ class Status(Message, frozen=True):
     status: DetectorStatus
 
 
-SenderRequest = Hello | GetCapabilities | Arm | Expose | GetStatus | Halt
+SenderRequest = Hello | GetCapabilities | Arm | Expose | Pulse | GetStatus | Halt
 SenderReply = Welcome | Done | Failed | Described | Armed | Status
 
 _request = msgspec.msgpack.Decoder(SenderRequest)

@@ -52,7 +52,11 @@ class RemoteControl(ABC, Generic[S]):
 
     async def prepare(self, series: int, plan: AcquisitionPlan) -> Armed:
         """Arm the detector and return what its frames will look like."""
-        armed = await self._ask(self.arm(series, plan), protocol.Armed)
+        acquisition = plan.acquisition
+        arm = msgspec.structs.replace(
+            self.arm(series, plan), mode=acquisition.trigger_mode, per_trigger=acquisition.nb_frames_per_trigger
+        )
+        armed = await self._ask(arm, protocol.Armed)
         self._armed, self._triggered = armed.series, 0
         return Armed(armed.frame_spec, armed.series)
 

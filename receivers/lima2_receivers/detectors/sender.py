@@ -14,7 +14,7 @@ import typer
 from ..config import load_config
 from ..control import Capabilities, Range
 from ..daemons import BAD_START, run_daemon, set_up_logging
-from ..errors import ConfigError, DetectorError, ReceiverError
+from ..errors import ConfigError, DetectorError, ReceiverError, StateError
 from ..messages import Done, Hello, Message, Welcome
 from ..plan import TriggerMode
 from ..transport.requests import Responder
@@ -27,6 +27,7 @@ from .protocol import (
     GetCapabilities,
     GetStatus,
     Halt,
+    Pulse,
     SenderRequest,
     Status,
     decode_sender_request,
@@ -89,6 +90,10 @@ class SenderDaemon:
             case Expose(n_frames, expo_time, latency_time, first):
                 transmitter.expose(n_frames, expo_time + latency_time, first)
                 return Done()
+            case Pulse(width):
+                if not transmitter.pulse(width):
+                    raise StateError("no acquisition takes the signal: none runs in external or gate mode, or all came")
+                return Done()
             case GetStatus():
                 return Status(transmitter.status())
             case Halt():
@@ -101,7 +106,7 @@ class SenderDaemon:
 def _capabilities(supply: Supply) -> Capabilities:
     return Capabilities(
         model=supply.model,
-        trigger_modes=(TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
+        trigger_modes=tuple(TriggerMode),
         expo_time=Range(SHORTEST, LONGEST),
         latency_time=Range(0.0, LONGEST),
         frame_spec=supply.spec,

@@ -14,9 +14,11 @@ from isal import isal_zlib
 
 from ..control import DetectorStatus
 from ..errors import DetectorError, StateError
+from ..plan import TriggerMode
 from .journal import JournalWriter, Sent
 from .outlet import Outlet, Shot
 from .protocol import Arm
+from .pulses import Pulses, SignalGenerator
 from .supply import Supply
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ class Transmitter:
         self._random = random.Random(0)
         self._triggered = self._index = 0
         self._lose: frozenset[int] = frozenset()
+        self._signal = SignalGenerator(Pulses(), lambda _: False)
+        self._attentive = False  # takes the signal
+        self._period = 0.0  # of the frames that the signal exposes
         self._exposing = self._halted = self._ended = self._closed = False
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="transmitter", daemon=True)
@@ -99,11 +104,14 @@ class Transmitter:
             self._supply = supply
             self._lose = frozenset(arm.lose)
             self._random = random.Random(arm.series)
+            self._attentive = False
+            self._signal.end()
+            self._signal = SignalGenerator(arm.pulses, lambda width: self.pulse(width, arm))
             self._number = number
             return number
 
     def expose(self, n_frames: int, period: float, first: int = 0) -> None:
-        """Send more frames.
+        """Send more frames; where a signal triggers, take it from now on.
 
         :param n_frames: how many; 0: until halted.
         :param period: seconds from frame to frame.
@@ -113,6 +121,9 @@ class Transmitter:
         with self._changed:
             if self._arm is None or self._halted or self._ended:
                 raise StateError("the detector is not armed")
+            if self._arm.mode.by_signal:
+                self._attend(period)
+                return
             most = self._arm.nb_frames or self._supply.limit
             if most and self._triggered + n_frames > most:
                 left = most - self._triggered
@@ -122,6 +133,34 @@ class Transmitter:
             self._bursts.append(_Burst(remaining, period, first % self._outlet.n_receivers))
             self._exposing = True
             self._changed.notify_all()
+
+    def _attend(self, period: float) -> None:
+        if not self._attentive:
+            self._attentive, self._period = True, period
+            self._signal.begin()
+
+    def pulse(self, width: float, arm: Arm | None = None) -> bool:
+        """Take a pulse of the signal; False: nothing waits for one, or its series has all its frames.
+
+        :param width: seconds, which is what a gate exposes; 0: the exposure.
+        :param arm: of the series that it is for; None: whichever there is.
+        """
+        with self._changed:
+            series = self._arm
+            if series is None or not self._attentive or arm not in (None, series):
+                return False
+            gated = series.mode is TriggerMode.GATE
+            n_frames = 1 if gated else series.per_trigger
+            if most := series.nb_frames or self._supply.limit:
+                n_frames = min(n_frames, most - self._triggered)
+            if not n_frames:
+                return False
+            period = width if gated and width else self._period
+            self._bursts.append(_Burst(n_frames, period, self._triggered % self._outlet.n_receivers))
+            self._triggered += n_frames
+            self._exposing = True
+            self._changed.notify_all()
+            return True
 
     def halt(self) -> None:
         """Stop, and return when no frame will be sent any more."""
@@ -137,6 +176,8 @@ class Transmitter:
 
     def _halt(self) -> None:
         self._halted = True
+        self._attentive = False
+        self._signal.end()
         self._bursts.clear()
         self._exposing |= self._index > 0 and not self._ended  # the thread has to tell the end
         self._changed.notify_all()

@@ -12,6 +12,7 @@ from .commands import (
     AcquisitionClosed,
     Describe,
     Description,
+    Finish,
     GetState,
     GetValues,
     Prepare,
@@ -22,10 +23,13 @@ from .commands import (
     Trigger,
     Values,
 )
+from .frames import FrameChunk, FrameLocation, GetFrame, GetLedger, LedgerReport, LocateFrame
 from .shares import Announce, Discard, Forget, GetRow, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
 
-ConductorRequest = Hello | Describe | Prepare | Start | Trigger | Stop | GetState | GetValues
-ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow
+ConductorRequest = (
+    Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues | LocateFrame | GetLedger
+)
+ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow | GetFrame
 Reply = (
     Welcome
     | Done
@@ -37,6 +41,9 @@ Reply = (
     | ReceiverPrepared
     | ReceiverProgress
     | AcquisitionClosed
+    | FrameLocation
+    | FrameChunk
+    | LedgerReport
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -115,6 +115,16 @@ class Trigger(Message, frozen=True):
     latency_time: Annotated[float, Meta(ge=-1)] = -1.0
 
 
+class Finish(Message, frozen=True):
+    """Give no more triggers: the acquisition drains once the detector has sent what was asked for so far.
+
+    What exposes until it is stopped, or is triggered by a signal without an end, is stopped. Replied to at once; the
+    detector is free for another acquisition when this one drains.
+    """
+
+    acquisition: AcquisitionId
+
+
 class Stop(Message, frozen=True):
     """Stop an acquisition and reply when its files are closed. Idempotent; an acquisition that is not known is not."""
 

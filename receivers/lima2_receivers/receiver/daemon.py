@@ -21,6 +21,8 @@ from ..messages import (
     Discard,
     Done,
     Forget,
+    FrameChunk,
+    GetFrame,
     GetRow,
     Hello,
     Message,
@@ -208,6 +210,8 @@ class ReceiverDaemon:
             case GetRow(acquisition, row):
                 topology = RoundRobin(len(self._config.receivers))
                 return Values(topology.frame_at(self._rank, row), self._find(acquisition).scalars(row))  # type: ignore[arg-type]
+            case GetFrame(acquisition, row, output):
+                return FrameChunk(*self._find(acquisition).image(row, output))
             case _:
                 assert_never(request)
 

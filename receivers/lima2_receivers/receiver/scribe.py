@@ -59,6 +59,7 @@ class Scribe:
     :param room: items that may wait: those who hand over more have to wait themselves.
     :param flush_period: seconds between flushes at most.
     :param fail: called with the first error, from this thread; returns the reason.
+    :param written: called with each row that was written, from this thread.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Scribe:
         room: int,
         flush_period: float,
         fail: Callable[[Exception], str],
+        written: Callable[[EncodedRow], None] = lambda _: None,
     ) -> None:
         self._files = files
         self._remarks = remarks
         self._book = book
         self._flush_period = flush_period
         self._fail = fail
+        self._written = written
         self._refused = ""  # why nothing is written any more
         self._pending: list[Fate] = []  # rows that are written but not flushed
         self._items: queue.Queue[Saving | SavingWindow | Fate | Missing | Remark | None] = queue.Queue(maxsize=room)
@@ -150,6 +153,7 @@ class Scribe:
                 if self._refused or not self._attempt(lambda: self._files.write((row,))):
                     self._pending.append(Fate(row.row, FrameStatus.FAILED, self._refused))
                 else:
+                    self._written(row)
                     status = FrameStatus.VETOED if vetoed else FrameStatus.SAVED
                     self._pending.append(Fate(row.row, status, reason, scalars))
 

@@ -36,12 +36,13 @@ from ..acquisition import Acquisition, Event, State
 from ..errors import ProtocolError, ReceiverError
 from ..ledger import FrameStatus
 from ..messages import Progress
-from ..plan import RAW_STREAM
+from ..plan import RAW_STREAM, Compression
 from ..saving.part import EncodedRow, PartFiles
 from ..saving.remarks import RemarkFile
 from ..source import Item, PackedFrame, PacketSource, Remark, SeriesEnd, Source, TransferSource
 from ..topology import Topology
 from .book import Book, Fate
+from .recent import RecentImages
 from .ring import FrameRing, Slot
 from .scribe import Missing, Saving, SavingWindow, Scribe
 from .unpacking import Ready, Taken, Unpacker
@@ -110,7 +111,8 @@ class Share:
         self._flaws: dict[int, str] = {}  # of frames that miss packets and are saved all the same
         self._asked = time.monotonic()
         self._book = Book(acquisition.name)
-        self._scribe = Scribe(files, remarks, self._book, WAITING, flush_period, self.fail_by)
+        self._recent = RecentImages(acquisition.name)
+        self._scribe = Scribe(files, remarks, self._book, WAITING, flush_period, self.fail_by, self._recent.put)
         self._to_pipeline: queue.SimpleQueue[Taken | None] = queue.SimpleQueue()
         # Results that may wait for an encoder, so that they can't pile up beside the ring.
         self._waiting = threading.BoundedSemaphore(2 * encoders)
@@ -271,6 +273,7 @@ class Share:
         self._pool.shutdown(wait=True)
         self._guard(self._finish_windows)
         self._scribe.finish()
+        self._recent.clear()
         if self._pipeline is not None:
             self._guard(self._pipeline.close)
 
@@ -287,6 +290,10 @@ class Share:
     def scalars(self, row: int) -> dict[str, float]:
         """Return the scalars of a saved row; see ``Book.scalars``."""
         return self._book.scalars(LocalIdx(row))
+
+    def image(self, row: LocalIdx, output: str) -> tuple[Compression, bytes]:
+        """Return an encoded image that is still in memory; see ``RecentImages.get``."""
+        return self._files.compression(output), self._recent.get(row, output)
 
     # --- threads ---
 

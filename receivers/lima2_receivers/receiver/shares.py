@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lima2_processing.errors import ParameterError, ProcessingError
+from lima2_processing.errors import DeviceMemoryError, ParameterError, ProcessingError
 from lima2_processing.failover import Failover
 from lima2_processing.frame import AcquisitionId, Constant, Output, PipelineFacts, ReceiverIdx
 from lima2_processing.pipeline import Calibration, Pipeline
@@ -18,7 +18,7 @@ from lima2_processing.pipeline import Calibration, Pipeline
 from ..acquisition import Acquisition, Event
 from ..config import Config, detector_settings
 from ..control import Transport
-from ..errors import PipelineError, PlanError
+from ..errors import PipelineError, PlanError, ReceiverError
 from ..messages import ConstantInfo, ReceiverPrepared
 from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline
@@ -29,7 +29,9 @@ from ..source import PacketSource, Source, TransferSource
 from ..topology import RoundRobin
 from .assembly import Assembler
 from .calibration import load_calibration
+from .device_memory import DeviceMemory, Room
 from .packets import Packets
+from .recent import REMEMBERED
 from .ring import FrameRing
 from .share import WAITING, Share
 from .transfers import Transfers
@@ -57,6 +59,7 @@ class ShareMaker:
         self._ring = ring
         self._detector = DETECTORS.get(config.detector.plugin)
         self._device: Device | None = None
+        self._memory = DeviceMemory(f"receiver {rank}")
 
     def check(self, plan: ReceiverPlan) -> Mapping[str, Calibration]:
         """See whether a share could be made, without making anything.
@@ -103,7 +106,7 @@ class ShareMaker:
                 f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
             )
         with ExitStack() as undo:
-            pipeline = self._make_pipeline(plan, calibration)
+            pipeline = self._make_pipeline(acquisition, plan, calibration)
             outputs: tuple[Output, ...] = (raw_output(plan.frame_spec),)
             constants: tuple[Constant, ...] = ()
             if pipeline is not None:
@@ -119,7 +122,7 @@ class ShareMaker:
                 outputs=outputs,
                 constants=constants,
                 metadata=self._metadata(acquisition),
-                ahead=WAITING + self._receiver.encoders + 1,  # one is being written
+                ahead=WAITING + self._receiver.encoders + REMEMBERED + 1,  # one is being written
             )
             undo.callback(files.discard)
             remarks = self._make_remarks(plan, source)
@@ -191,7 +194,9 @@ class ShareMaker:
             "instrument": self._config.detector.instrument,
         }
 
-    def _make_pipeline(self, plan: ReceiverPlan, calibration: Mapping[str, Calibration]) -> Failover | None:
+    def _make_pipeline(
+        self, acquisition: AcquisitionId, plan: ReceiverPlan, calibration: Mapping[str, Calibration]
+    ) -> Failover | None:
         if plan.plan.pipeline is None:
             return None
         params = decode_pipeline(plan.plan.pipeline)
@@ -201,11 +206,29 @@ class ShareMaker:
             return kind(params, plan.frame_spec, device, calibration, self._receiver.batch)
 
         try:
-            return Failover(make(self._open_device()), lambda: make(self._open_spare()))
+            device = self._open_device()
+            try:
+                made = Failover(make(device), lambda: make(self._open_spare()))
+            except DeviceMemoryError as error:
+                raise self._memory.explain(error, self._room(device)) from error
         except ParameterError as error:
             raise PlanError(str(error)) from error
         except ProcessingError as error:
             raise PipelineError(f"receiver {self._rank}: {error}") from error
+        try:
+            self._memory.admit(acquisition, made, self._room(device))
+        except ReceiverError:
+            made.close()
+            raise
+        return made
+
+    def _room(self, device: Device) -> Room:
+        """Return how much of the device this receiver may use."""
+        limit = self._receiver.opencl.memory
+        ring = self._ring.memory.nbytes if device.is_host else 0
+        if limit and limit < device.memory:
+            return Room(device.name, limit, f"receivers[{self._rank}].opencl.memory", ring)
+        return Room(device.name, device.memory, "all it has", ring)
 
     def _open_device(self) -> Device:
         """Return this process's device, opened when first needed and kept for all acquisitions."""

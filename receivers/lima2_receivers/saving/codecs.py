@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import uuid
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -52,6 +53,23 @@ def encode(compression: Compression, data: NDArray[np.generic], room: NDArray[np
             return _bitshuffle(data, _LZ4, room)
         case Compression.BSHUF_ZSTD:
             return _bitshuffle(data, _ZSTD, room)
+
+
+def decode(compression: Compression, data: Chunk, shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
+    """Return the values of a chunk that ``encode`` made, as HDF5 reads them: through a file in memory.
+
+    :param shape: of the chunk.
+    :param dtype: NumPy type string.
+    :raises SavingError: it is no such chunk.
+    """
+    try:
+        with h5py.File(uuid.uuid4().hex, "w", driver="core", backing_store=False) as file:
+            space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype), logical=True)
+            made = h5py.h5d.create(file.id, b"chunk", kind, space, dcpl=creation_list(compression, shape))
+            made.write_direct_chunk((0,) * len(shape), data)
+            return h5py.Dataset(made)[()]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SavingError(f"decoding {len(data)} bytes of {compression}, {dtype} {shape}: {error}") from error
 
 
 def room_bytes(compression: Compression, shape: tuple[int, ...], dtype: str) -> int:

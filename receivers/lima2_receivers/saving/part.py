@@ -112,6 +112,16 @@ class PartFiles:
         output = self._outputs.get(name)
         return output is None or self._compression[output.stream] is Compression.BSHUF_LZ4
 
+    def compression(self, name: str) -> Compression:
+        """Return how the images of an output are stored.
+
+        :raises SavingError: it is not saved.
+        """
+        output = self._outputs.get(name)
+        if output is None:
+            raise SavingError(f"output {name} is not saved")
+        return self._compression[output.stream]
+
     def _make_rooms(self, ahead: int) -> dict[str, ResultPool]:
         rooms: dict[str, ResultPool] = {}
         for name, output in self._outputs.items():

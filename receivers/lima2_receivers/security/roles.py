@@ -44,12 +44,16 @@ NEEDED: dict[type[m.Message], Role] = {
     m.Describe: Role.OBSERVE,
     m.GetState: Role.OBSERVE,
     m.GetValues: Role.OBSERVE,
+    m.GetLedger: Role.OBSERVE,
+    m.LocateFrame: Role.OBSERVE,
     m.Prepare: Role.CONTROL,
     m.Start: Role.CONTROL,
     m.Trigger: Role.CONTROL,
+    m.Finish: Role.CONTROL,
     m.Stop: Role.CONTROL,
     # of a receiver
     m.GetRow: Role.OBSERVE,
+    m.GetFrame: Role.OBSERVE,
     m.Poll: Role.CONDUCT,  # it is the heartbeat: who sends it keeps acquisitions alive
     m.PrepareReceiver: Role.CONDUCT,
     m.Announce: Role.CONDUCT,

@@ -37,6 +37,14 @@ def through_hdf5(compression: Compression, value: np.ndarray) -> np.ndarray:
 )
 def test_every_type_and_shape_reads_back_bit_by_bit(compression, value):
     assert through_hdf5(compression, value).tobytes() == value.tobytes()
+    found = codecs.decode(compression, codecs.encode(compression, value), value.shape, value.dtype.str)
+    assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes())
+
+
+@pytest.mark.parametrize("compression", [Compression.ZIP, Compression.BSHUF_LZ4, Compression.BSHUF_ZSTD])
+def test_what_is_no_chunk_is_refused(compression):
+    with pytest.raises(SavingError, match=f"decoding 7 bytes of {compression}, <u2"):
+        codecs.decode(compression, b"rubbish", (64, 128), "<u2")
 
 
 @pytest.mark.parametrize("compression", list(Compression))

@@ -20,6 +20,13 @@ CONFIG, STREAM = "detector/config", "stream/config"
 _DTYPES = {8: "|u1", 16: "<u2", 32: "<u4"}
 INITIALIZE_SECONDS = 300.0
 MAX_THRESHOLDS = 2
+_MODES = {
+    TriggerMode.INTERNAL: "ints",
+    TriggerMode.SOFTWARE: "ints",
+    TriggerMode.EXTERNAL: "exts",
+    TriggerMode.GATE: "exte",
+}
+_ENDLESS = 1_000_000  # triggers that it is armed for where their number is not known
 _AT_REST = ("idle", "ready")  # nothing is exposed
 _CLOSE = 1e-3  # how far what is read back may be from what was set, relatively
 
@@ -40,6 +47,8 @@ class Eiger2Control:
         self._series = 0
         self._exposures = Exposures(self._simplon, timeout)
         self._exposure = (0.0, 0.0)  # exposure and latency, as armed
+        self._signalled = False  # a signal triggers, which SIMPLON does not count
+        self._nb_frames = 0
 
     async def connect(self) -> Capabilities:
         """Connect, and return what the detector can do.
@@ -56,7 +65,7 @@ class Eiger2Control:
             )
         return Capabilities(
             model=await self._simplon.text(CONFIG, "description"),
-            trigger_modes=(TriggerMode.INTERNAL, TriggerMode.SOFTWARE),
+            trigger_modes=tuple(TriggerMode),
             expo_time=Range(1e-7, 3600.0),
             latency_time=Range(0.0, 3600.0),
             frame_spec=await self._frame_spec(),
@@ -70,32 +79,28 @@ class Eiger2Control:
         """
         acquisition = plan.acquisition
         params = decode_params(plan.detector, Eiger2Params, "detector")
-        if not acquisition.nb_frames:
-            raise PlanError("acquisition.nb_frames: got 0, expected a number: an Eiger2 must know when it is armed")
-        n_triggers, rest = divmod(acquisition.nb_frames, acquisition.nb_frames_per_trigger)
-        software = acquisition.trigger_mode is TriggerMode.SOFTWARE
-        if software and rest:
-            raise PlanError(
-                f"acquisition.nb_frames: got {acquisition.nb_frames}, "
-                f"expected a multiple of nb_frames_per_trigger, {acquisition.nb_frames_per_trigger}"
-            )
+        per_trigger, n_triggers = _triggers(acquisition)
         await self._configure(params)
-        per_trigger = acquisition.nb_frames_per_trigger if software else acquisition.nb_frames
-        await self._set(CONFIG, "trigger_mode", "ints")
-        await self._set(CONFIG, "ntrigger", n_triggers if software else 1)
+        await self._set(CONFIG, "trigger_mode", _MODES[acquisition.trigger_mode])
+        await self._set(CONFIG, "ntrigger", n_triggers)
         await self._set(CONFIG, "nimages", per_trigger)
         frame_time = await self._set_times(acquisition)
         spec = await self._frame_spec()
         self._series = await self._simplon.arm()
         self._exposure = (acquisition.expo_time, acquisition.latency_time)
         self._exposures.arm(per_trigger, frame_time)
+        self._signalled, self._nb_frames = acquisition.trigger_mode.by_signal, acquisition.nb_frames
         return Armed(spec, self._series)
 
     async def trigger(self, n_frames: int, expo_time: float, latency_time: float) -> None:
         """Give as many triggers as ``n_frames`` need, one after the other, and return when the first has begun.
 
+        Where a signal triggers, there is nothing to do: the detector takes it from ``prepare`` on.
+
         :raises StateError: an exposure is under way, or this is not what the detector was armed for.
         """
+        if self._signalled:
+            return
         if (expo_time, latency_time) != self._exposure:
             raise StateError(
                 f"trigger: got {expo_time:g} s and {latency_time:g} s, "
@@ -111,10 +116,17 @@ class Eiger2Control:
         if state == "error":
             fault = f"is in error: {', '.join(await self._simplon.texts(STATUS, 'error')) or 'it does not say why'}"
         busy = exposures.under_way or state not in (*_AT_REST, "error")
+        if self._signalled:
+            sent = self._sent_by_signal(state)
+            return DetectorStatus(self._series, max(sent, 0), sent, busy, fault)
         return DetectorStatus(self._series, exposures.triggered, exposures.sent, busy, fault)
 
     async def stop(self) -> DetectorStatus:
         """Cancel what is exposed, and disarm. How many frames an exposure gave that was cut short, it can't say."""
+        if self._signalled:
+            sent = self._sent_by_signal(await self._simplon.text(STATUS, "state"))
+            await self._exposures.stop()
+            return DetectorStatus(self._series, max(sent, 0), sent, busy=False)
         await self._exposures.stop()
         return DetectorStatus(self._series, self._exposures.triggered, self._exposures.sent, busy=False)
 
@@ -122,6 +134,10 @@ class Eiger2Control:
         """Close the connections; the detector stays as it is."""
         await self._exposures.close()
         await self._simplon.close()
+
+    def _sent_by_signal(self, state: str) -> int:
+        """Return how many frames it sent; -1: not known, since it is idle only once it has had all its triggers."""
+        return self._nb_frames if self._nb_frames and state == "idle" else -1
 
     async def _configure(self, params: Eiger2Params) -> None:
         """Set energies first, since they move thresholds and flatfields, then the stream."""
@@ -210,3 +226,23 @@ class Eiger2Control:
             if await self._simplon.has(CONFIG, name):
                 enabled += await self._simplon.text(CONFIG, name) == "enabled"
         return max(1, enabled)
+
+
+def _triggers(acquisition: AcquisitionParams) -> tuple[int, int]:
+    """Return how many frames a trigger gives, and how many triggers the detector is armed for.
+
+    :raises PlanError: they don't make the number of frames.
+    """
+    if acquisition.trigger_mode is TriggerMode.INTERNAL:
+        if not acquisition.nb_frames:
+            raise PlanError(
+                "acquisition.nb_frames: got 0, expected a number: with internal triggers, an Eiger2 must know it"
+            )
+        return acquisition.nb_frames, 1
+    n_triggers, rest = divmod(acquisition.nb_frames, acquisition.nb_frames_per_trigger)
+    if rest:
+        raise PlanError(
+            f"acquisition.nb_frames: got {acquisition.nb_frames}, "
+            f"expected a multiple of nb_frames_per_trigger, {acquisition.nb_frames_per_trigger}"
+        )
+    return acquisition.nb_frames_per_trigger, n_triggers or _ENDLESS

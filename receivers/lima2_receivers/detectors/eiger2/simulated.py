@@ -205,7 +205,12 @@ class SimulatedEiger2:
                 return {"sequence id": self._arm()}
             case "trigger":
                 self._require("ready")
+                if self._signalled:
+                    raise PermissionError(f"a signal triggers it: {self._text('detector', 'trigger_mode')}")
                 self._expose()
+            case "pulse":  # of the signal; a real one has a socket for it
+                if not self.pulse():
+                    raise PermissionError(f"it is {self.state}, and takes no signal")
             case "cancel":
                 self._cancelled.set()
             case "disarm" | "abort":
@@ -216,6 +221,17 @@ class SimulatedEiger2:
             case _:
                 raise KeyError(name)
         return {"sequence id": self._series}
+
+    def pulse(self) -> bool:
+        """Give the signal one pulse, and return when its exposure is over; False: it was not taken."""
+        if self.state != "ready" or not self._signalled:
+            return False
+        self._expose()
+        return True
+
+    @property
+    def _signalled(self) -> bool:
+        return self._text("detector", "trigger_mode").startswith("ext")
 
     def _require(self, state: str) -> None:
         if self.state != state:

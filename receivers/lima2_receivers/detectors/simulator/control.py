@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...plan import AcquisitionPlan, decode_params
 from ..protocol import Arm
+from ..pulses import Pulses
 from ..remote import RemoteControl
 from .params import SimulatorParams, SimulatorSettings
 
@@ -18,4 +19,5 @@ class SimulatorControl(RemoteControl[SimulatorSettings]):
     def arm(self, series: int, plan: AcquisitionPlan) -> Arm:
         """Return how the series begins."""
         params = decode_params(plan.detector, SimulatorParams, "detector")
-        return Arm(series, plan.acquisition.nb_frames, params.loss, params.lose)
+        pulses = Pulses(params.pulse_period, params.pulses, params.pulse_width)
+        return Arm(series, plan.acquisition.nb_frames, params.loss, params.lose, pulses=pulses)

@@ -38,12 +38,19 @@ class SimulatorParams(Struct, frozen=True, forbid_unknown_fields=True):
 
     :param loss: share of the frames that get lost on their way, chosen by chance.
     :param lose: indices of frames that get lost on their way.
+    :param pulse_period: seconds from pulse to pulse of a signal that it makes for itself, in external and gate mode,
+        from the start on; 0: none, pulses come by ``lima2 simulate pulse`` alone.
+    :param pulses: of that signal; 0: as long as the acquisition lasts.
+    :param pulse_width: seconds that each pulse lasts, which is what a gate exposes; 0: the exposure.
     :param hosts_refuse: ranks of receivers whose part of the control refuses to prepare; needs ``hosts``.
     :param hosts_hang: ranks of receivers whose part of the control does not answer; needs ``hosts``.
     """
 
     loss: Annotated[float, Meta(ge=0, le=1)] = 0.0
     lose: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    pulse_period: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    pulses: Annotated[int, Meta(ge=0)] = 0
+    pulse_width: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     hosts_refuse: tuple[Annotated[int, Meta(ge=0)], ...] = ()
     hosts_hang: tuple[Annotated[int, Meta(ge=0)], ...] = ()
 

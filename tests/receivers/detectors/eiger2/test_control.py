@@ -107,9 +107,46 @@ async def test_an_internal_series_is_one_trigger(bench):
 
 
 @pytest.mark.parametrize(
+    ("mode", "per_trigger", "setting"), [(TriggerMode.EXTERNAL, 3, "exts"), (TriggerMode.GATE, 1, "exte")]
+)
+async def test_a_signal_triggers_and_the_detector_says_when_it_has_had_all(bench, mode, per_trigger, setting):
+    await bench.control.prepare(1, plan(2 * per_trigger, per_trigger, mode=mode))
+    settings = bench.detector.config["detector"]
+    assert (settings["trigger_mode"], settings["nimages"], settings["ntrigger"]) == (setting, per_trigger, 2)
+    await bench.control.trigger(2 * per_trigger, 0.001, 0.0)  # takes the signal, and exposes nothing
+    assert bench.detector.pulse()
+    status = await bench.control.status()
+    assert (status.sent, status.busy, status.fault) == (-1, False, "")
+    assert bench.detector.pulse()
+    status = await bench.until(lambda status: status.sent >= 0)
+    assert (status.triggered, status.sent) == (2 * per_trigger, 2 * per_trigger)
+    assert not bench.detector.pulse()
+    events = bench.events(2 + 2 * per_trigger)
+    assert [event.index for event in events[1:-1]] == list(range(2 * per_trigger))
+    assert "trigger" not in bench.detector.calls
+    assert (await bench.control.stop()).sent == 2 * per_trigger
+
+
+@pytest.mark.parametrize("mode", [TriggerMode.SOFTWARE, TriggerMode.EXTERNAL])
+async def test_triggers_come_until_it_is_stopped(bench, mode):
+    await bench.control.prepare(1, plan(0, 2, mode=mode))
+    if mode is TriggerMode.SOFTWARE:
+        await bench.control.trigger(4, 0.001, 0.0)
+        await bench.until(lambda status: status.sent == 4 and not status.busy)
+    else:
+        assert bench.detector.pulse()
+        assert bench.detector.pulse()
+    assert bench.detector.state == "ready", "for more"
+    final = await bench.control.stop()
+    assert final.sent == (4 if mode is TriggerMode.SOFTWARE else -1)
+    assert type(bench.events(6)[-1]).__name__ == "StreamEnd"
+    assert bench.detector.state == "idle"
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nb_frames": 0}, "nb_frames: got 0, expected a number"),
+        ({"nb_frames": 0, "mode": TriggerMode.INTERNAL, "per_trigger": 1}, "nb_frames: got 0, expected a number"),
         ({"nb_frames": 7}, "got 7, expected a multiple of nb_frames_per_trigger, 3"),
     ],
 )

@@ -1,0 +1,37 @@
+"""The ledger of an acquisition in a few numbers, however many frames there are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..messages import FateRuns
+
+MAX_RUNS = 1000
+MAX_REASONS = 50
+OTHERS = "other reasons"
+
+
+def runs_of(statuses: NDArray[np.uint8]) -> FateRuns:
+    """Return what became of the leading frames, as runs of one status.
+
+    :param statuses: of the frames (n,), the numbers of ``FrameStatus``.
+    :returns: of more than ``MAX_RUNS``, the first.
+    """
+    if not len(statuses):
+        return FateRuns((), (), ())
+    firsts = np.concatenate(([0], np.flatnonzero(np.diff(statuses)) + 1))
+    counts = np.diff(np.concatenate((firsts, [len(statuses)])))
+    kept = slice(MAX_RUNS)
+    return FateRuns(tuple(firsts[kept].tolist()), tuple(counts[kept].tolist()), tuple(statuses[firsts[kept]].tolist()))
+
+
+def main_reasons(reasons: Mapping[str, int]) -> dict[str, int]:
+    """Return the reasons that most frames have; rare ones are put together."""
+    ordered = sorted(reasons.items(), key=lambda item: -item[1])
+    found = dict(ordered[:MAX_REASONS])
+    if others := sum(count for _, count in ordered[MAX_REASONS:]):
+        found[OTHERS] = others
+    return found
