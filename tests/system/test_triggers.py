@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lima2_receivers.detectors.journal import latest_journal, read_journal
+from lima2_receivers.plan import TriggerMode
 
 
 def with_triggers(plan, **changes):
@@ -129,3 +130,15 @@ async def test_a_trigger_in_time_ends_the_wait_for_good(make_site, helpers):
         await client.trigger(acquisition)
         final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
         assert (final.outcome, final.counts.saved) == ("complete", 2)
+
+
+async def test_a_simulated_jungfrau_takes_the_signal_too(make_jungfrau, helpers):
+    site = make_jungfrau(n_receivers=2)
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, helpers.jungfrau_plan(site, 9, TriggerMode.EXTERNAL, 3))
+        await client.start(acquisition)
+        assert (await pulse(site, "--number", "3", "--period", "0.05")).returncode == 0
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.announced, final.announced_by) == ("complete", 9, "control")
+        assert final.counts.saved == 9
