@@ -13,6 +13,7 @@ from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 from lima2_ophyd.detector import Lima2Detector
 from lima2_receivers import messages as m
 from lima2_receivers.errors import AccessError, ReceiverError, UnreachableError, VersionError
+from lima2_receivers.lookup import find_frame
 from lima2_receivers.security.keys import load_credentials, make_keys
 from lima2_receivers.transport.requests import Requester
 
@@ -74,6 +75,26 @@ async def test_an_observer_looks_and_cannot_stop_a_run(make_keyed, helpers):
         for client in (alice, bob):
             await client.close()
     assert "refused a request: Stop needs the role control, the key of alice" in site.log("conductor")
+
+
+async def test_frames_come_from_memory_where_the_receivers_key_is_known_and_else_from_the_file(make_keyed, helpers):
+    site = make_keyed()
+    alice_key = site.add("alice", "observe")
+    async with site.running() as client, asyncio.timeout(SECONDS):
+        alice = site.client(key=alice_key)
+        await alice.connect()
+        acquisition = await start(site, client, helpers)
+        await helpers.until(alice, acquisition, lambda state: state.written == 10)
+        by_file = await find_frame(alice, acquisition, 9)
+        (alice_key.parent / "receiver_1.key").write_bytes((site.keys / "receiver_1.key").read_bytes())
+        by_memory = await find_frame(alice, acquisition, 9)
+        assert (by_file.source, by_memory.source) == ("file", "memory")
+        assert by_file.data.tobytes() == by_memory.data.tobytes()
+        assert (await alice.ledger(acquisition)).counts.saved == 10
+        shown = json.loads(site.lima2("frame", str(site.config), acquisition, "9", "--json"))  # the operator's key
+        assert (shown["frame"], shown["source"]) == (9, "memory")
+        await alice.close()
+        await finish(client, acquisition, helpers, 30)
 
 
 async def test_receivers_obey_the_conductor_alone(make_keyed, helpers):

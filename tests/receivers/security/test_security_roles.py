@@ -9,8 +9,8 @@ from lima2_receivers.errors import AccessError, error_from_code
 from lima2_receivers.security.roles import LOCAL, NEEDED, Peer, Role, check_role
 
 REQUESTS = {*get_args(m.ConductorRequest), *get_args(m.ReceiverRequest)}
-OBSERVED = {m.Hello, m.Describe, m.GetState, m.GetValues, m.GetRow}
-CONTROLLED = {m.Prepare, m.Start, m.Trigger, m.Stop}
+OBSERVED = {m.Hello, m.Describe, m.GetState, m.GetValues, m.GetRow, m.GetLedger, m.LocateFrame, m.GetFrame}
+CONTROLLED = {m.Prepare, m.Start, m.Trigger, m.Finish, m.Stop}
 
 
 def may(role: Role, kind: type[m.Message]) -> bool:
