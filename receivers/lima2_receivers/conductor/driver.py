@@ -189,9 +189,7 @@ class Driver:
                 if link.alive:
                     log.warning("%s", error)
                 link.alive = False
-                for (
-                    run
-                ) in runs:  # not those that it has prepared since it was asked: it is back, or will be missed again
+                for run in runs:  # not those prepared since it was asked: it is back, or will be missed again
                     if run.live:
                         self._lose(link, run, str(error))
             else:
