@@ -70,7 +70,6 @@ async def test_a_wrong_plan_is_refused_with_its_path_and_the_next_prepare_works(
             (site.plan("run", 3, los=0.1), PlanError, r"detector: .*unknown field `los`"),
             (site.plan("run", 3, loss=1.5), PlanError, r"detector: .*<= 1.*\$\.loss"),
             (with_acquisition(good, expo_time=5000.0), PlanError, r"expo_time: got 5000 s, .* takes 1e-06 to 3600 s"),
-            (with_acquisition(good, trigger_mode="gate"), PlanError, r"trigger_mode: got gate, .* internal, software"),
             (with_saving(good, base_path="data"), SavingError, r"base_path: got 'data', expected an absolute folder"),
             (with_saving(good, base_path="/etc"), SavingError, r"base_path: /etc is /etc, expected a folder below"),
             (
