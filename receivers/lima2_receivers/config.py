@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from .errors import ConfigError
 from .security.reach import Reach, reach
+from .topology import Dispatch
 
 SCHEMES, DATA_SCHEMES = ("ipc", "tcp"), ("ipc", "tcp", "udp", "rashpa")
 RING_NAME = re.compile(r"/[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,99}", re.ASCII)
@@ -162,6 +163,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     :param calibration: where calibration files may be read from.
     :param deadlines: how long who waits for whom.
     :param security: who may connect.
+    :param dispatch: how frames spread over receivers; None: as the detector does it by default.
     """
 
     detector: DetectorConfig
@@ -171,6 +173,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     calibration: CalibrationConfig = CalibrationConfig()
     deadlines: DeadlineConfig = DeadlineConfig()
     security: SecurityConfig = SecurityConfig()
+    dispatch: Dispatch | None = None
 
     @property
     def calibration_roots(self) -> tuple[str, ...]:

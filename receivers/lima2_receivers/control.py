@@ -15,6 +15,7 @@ from lima2_processing.frame import FrameSpec
 from .errors import ConfigError
 from .plan import AcquisitionPlan, TriggerMode
 from .source import PacketSource, Source, TransferSource
+from .topology import Dispatch
 
 
 class Range(Struct, frozen=True):
@@ -167,6 +168,7 @@ class DetectorPlugin(Struct, frozen=True):
     :param control: ``module:name`` of the Control, or of a function that makes one; called with (settings, receivers,
         timeout in seconds).
     :param transport: how its data comes.
+    :param dispatches: how its frames can spread over receivers, the default first.
     :param host_control: ``module:class`` of the HostControl; constructed with (settings, rank). Empty: it has none.
     """
 
@@ -177,6 +179,7 @@ class DetectorPlugin(Struct, frozen=True):
     control: str
     transport: Transport = Transport.ZMQ_BIND
     host_control: str = ""
+    dispatches: tuple[Dispatch, ...] = (Dispatch.ROUND_ROBIN,)
 
     def load_source(self) -> type[Source[msgspec.Struct]]:
         """Import and return the Source class of a detector that sends messages."""

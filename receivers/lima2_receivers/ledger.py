@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_processing.frame import LocalIdx, ReceiverIdx
+from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
 
 from .errors import StateError
-from .topology import Topology
+from .topology import Places, Topology
 
 
 class FrameStatus(IntEnum):
@@ -141,8 +143,75 @@ class Ledger:
         self._settled += run.count
 
 
+class FrameLedger(Protocol):
+    """The fates of all frames of an acquisition, put together from its receivers' reports."""
+
+    @property
+    def n_receivers(self) -> int:
+        """How many receivers share the frames."""
+        ...
+
+    @property
+    def counts(self) -> Counts:
+        """How many frames ended how."""
+        ...
+
+    @property
+    def unplaced(self) -> Counts:
+        """How many frames that no receiver has ended how."""
+        ...
+
+    def part_counts(self, receiver: ReceiverIdx) -> Counts:
+        """Return how many rows of a receiver ended how."""
+        ...
+
+    def cursor(self, receiver: ReceiverIdx) -> int:
+        """Return the first row of a receiver that is not known here."""
+        ...
+
+    def extend(self, receiver: ReceiverIdx, first: int, runs: tuple[Run, ...], frames: Sequence[int]) -> None:
+        """Take what a receiver reported.
+
+        :param first: the row that ``runs`` begins at.
+        :param frames: the frame in each row of ``runs``; empty where the topology says.
+        :raises StateError: there is a gap, or a row has no frame.
+        """
+        ...
+
+    def leading(self, announced: int) -> int:
+        """Return how many leading frames are settled, ``announced`` at most."""
+        ...
+
+    def statuses(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Return the statuses of the frames ``first`` to ``last`` - 1 (n,), ``PENDING`` where not settled."""
+        ...
+
+    def places(self, first: int, last: int) -> Places:
+        """Return where the frames ``first`` to ``last`` - 1 are; one that no receiver has is nowhere."""
+        ...
+
+    def locate(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx] | None:
+        """Return which receiver and row hold a frame; None: no receiver has it."""
+        ...
+
+    def fate(self, frame: FrameIdx) -> Run | None:
+        """Return what became of a frame; None: it is not settled."""
+        ...
+
+    def write_off(self, announced: int, dead: Sequence[int]) -> None:
+        """Settle the frames below ``announced`` that nobody reported and nobody will.
+
+        :param dead: receivers that did not report to the end.
+        """
+        ...
+
+    def reasons(self) -> dict[str, int]:
+        """Return how many frames were lost, vetoed or failed for each reason."""
+        ...
+
+
 class SystemLedger:
-    """The fates of all frames of an acquisition, put together from its receivers' ledgers.
+    """The ledger where the topology alone says which receiver has which frame.
 
     :param topology: which receiver and row hold a frame.
     """
@@ -152,9 +221,32 @@ class SystemLedger:
         self.parts = tuple(Ledger() for _ in range(topology.n_receivers))
 
     @property
+    def n_receivers(self) -> int:
+        """How many receivers share the frames."""
+        return len(self.parts)
+
+    @property
     def counts(self) -> Counts:
         """How many frames ended how, over all receivers."""
         return sum((part.counts for part in self.parts), Counts())
+
+    @property
+    def unplaced(self) -> Counts:
+        """None: the topology gives each frame to a receiver."""
+        return Counts()
+
+    def part_counts(self, receiver: ReceiverIdx) -> Counts:
+        """Return how many rows of a receiver ended how."""
+        return self.parts[receiver].counts
+
+    def cursor(self, receiver: ReceiverIdx) -> int:
+        """Return the first row of a receiver that is not known here."""
+        return self.parts[receiver].settled
+
+    def extend(self, receiver: ReceiverIdx, first: int, runs: tuple[Run, ...], frames: Sequence[int] = ()) -> None:
+        """Take what a receiver reported; see ``FrameLedger.extend``."""
+        del frames  # the topology knows
+        self.parts[receiver].extend(first, runs)
 
     def leading(self, announced: int) -> int:
         """Return how many leading frames are settled on all receivers, ``announced`` at most."""
@@ -166,18 +258,40 @@ class SystemLedger:
     def statuses(self, first: int, last: int) -> NDArray[np.uint8]:
         """Return the statuses of the frames ``first`` to ``last`` - 1 (n,), ``PENDING`` where not settled."""
         found = np.zeros(max(0, last - first), np.uint8)
+        places = self.places(first, last)
         for rank, part in enumerate(self.parts):
             receiver = ReceiverIdx(rank)
             begin, end = self.topology.rows(receiver, first), self.topology.rows(receiver, last)
+            mine = np.zeros(max(0, end - begin), np.uint8)
             row = begin
             for run in part.runs(begin):
-                stop = min(row + run.count, end)
-                for at in range(row, stop):
-                    found[self.topology.frame_at(receiver, LocalIdx(at)) - first] = run.status
-                row = stop
+                mine[row - begin : row - begin + run.count] = run.status
+                row += run.count
                 if row >= end:
                     break
+            found[places.receivers == rank] = mine
         return found
+
+    def places(self, first: int, last: int) -> Places:
+        """Return where the frames ``first`` to ``last`` - 1 are."""
+        return self.topology.places(first, last)
+
+    def locate(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx] | None:
+        """Return which receiver and row hold a frame."""
+        return self.topology.locate(frame)
+
+    def fate(self, frame: FrameIdx) -> Run | None:
+        """Return what became of a frame; None: it is not settled."""
+        receiver, row = self.topology.locate(frame)
+        fates = self.parts[receiver].runs(row)
+        return fates[0] if fates else None
+
+    def write_off(self, announced: int, dead: Sequence[int]) -> None:
+        """Settle what dead receivers never reported; those that live settle all of their own."""
+        for rank in dead:
+            rows = self.topology.rows(ReceiverIdx(rank), announced)
+            if self.parts[rank].settled < rows:
+                self.parts[rank].settle_rest(rows, FrameStatus.FAILED, f"receiver {rank} was lost")
 
     def reasons(self) -> dict[str, int]:
         """Return how many frames were lost, vetoed or failed for each reason."""

@@ -15,7 +15,7 @@ from lima2_processing.frame import AcquisitionId, OutputKind
 from .client import ConductorClient
 from .errors import ConfigError, ReceiverError, StateError
 from .ledger import FrameStatus
-from .messages import FrameChunk, FrameLocation, GetFrame
+from .messages import FrameChunk, FrameLocation, GetFrame, Place
 from .saving.codecs import decode
 from .saving.read import read_frame, read_sparse_frame
 from .security.keys import Credentials, load_credentials, receiver_name
@@ -32,12 +32,14 @@ class FoundFrame:
     """A frame that was looked up.
 
     :param location: where it is.
+    :param place: of its row.
     :param data: its values, shaped as the location's dataset says; a sparse frame as an image with 0 for what was not
         picked.
     :param source: ``memory`` or ``file``.
     """
 
     location: FrameLocation
+    place: Place
     data: NDArray[np.generic]
     source: str
 
@@ -54,13 +56,14 @@ async def find_frame(
     :raises SavingError: it is no longer in memory, and the file can't be read.
     """
     location = await client.locate(acquisition, frame, output)
-    if location.status is not FrameStatus.SAVED:
+    place = location.place
+    if location.status is not FrameStatus.SAVED or place is None:
         why = f": {location.reason}" if location.reason else ""
         raise StateError(f"acquisition {acquisition}: frame {location.frame} was {_fate(location.status)}{why}")
-    if location.dataset.kind is OutputKind.IMAGE and (chunk := await _from_memory(client, location)) is not None:
+    if location.dataset.kind is OutputKind.IMAGE and (chunk := await _from_memory(client, location, place)) is not None:
         data = await asyncio.to_thread(decode, chunk.compression, chunk.data, _shape(location), location.dataset.dtype)
-        return FoundFrame(location, data, "memory")
-    return FoundFrame(location, await asyncio.to_thread(_from_file, location), "file")
+        return FoundFrame(location, place, data, "memory")
+    return FoundFrame(location, place, await asyncio.to_thread(_from_file, location), "file")
 
 
 def _fate(status: FrameStatus) -> str:
@@ -71,9 +74,8 @@ def _shape(location: FrameLocation) -> tuple[int, ...]:
     return tuple(location.dataset.shape)
 
 
-async def _from_memory(client: ConductorClient, location: FrameLocation) -> FrameChunk | None:
+async def _from_memory(client: ConductorClient, location: FrameLocation, place: Place) -> FrameChunk | None:
     """Ask the frame's receiver; None: it has it no more, does not answer, or its public key is not known here."""
-    place = location.place
     credentials: Credentials | None = None
     if client.key is not None and reach(place.endpoint) is not Reach.FILES:
         try:

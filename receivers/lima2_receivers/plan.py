@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from lima2_processing.frame import FrameSpec, Output, OutputKind
 
 from .errors import PlanError
+from .topology import Dispatch
 
 T = TypeVar("T")
 NonNegative = Annotated[int, Meta(ge=0)]
@@ -127,6 +128,7 @@ class ReceiverPlan(Struct, frozen=True):
 
     :param rank: which receiver this is.
     :param n_receivers: how many share the acquisition.
+    :param dispatch: how frames spread over them.
     :param series: the number that the detector stamps on this acquisition's frames.
     :param frame_spec: what the frames look like, from the detector's control.
     :param plan: the whole plan.
@@ -137,6 +139,7 @@ class ReceiverPlan(Struct, frozen=True):
     series: int
     frame_spec: FrameSpec
     plan: AcquisitionPlan
+    dispatch: Dispatch = Dispatch.ROUND_ROBIN
 
 
 RAW_STREAM = "raw"

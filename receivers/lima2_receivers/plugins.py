@@ -9,9 +9,11 @@ import msgspec
 
 from lima2_processing.pipeline import PipelinePlugin
 
+from .config import Config
 from .control import DetectorPlugin
 from .errors import ConfigError, PlanError
 from .plan import PipelineChoice, decode_params
+from .topology import Dispatch
 
 T = TypeVar("T", DetectorPlugin, PipelinePlugin)
 
@@ -61,3 +63,18 @@ def decode_pipeline(choice: PipelineChoice) -> msgspec.Struct:
     if choice.name not in names:
         raise PlanError(f"pipeline.name: got {choice.name!r}, expected one of {', '.join(names)}")
     return decode_params(choice.params, PIPELINES.get(choice.name).params, "pipeline.params")
+
+
+def dispatch_of(config: Config) -> Dispatch:
+    """Return how frames spread over the receivers of a configuration. Where there is one, all go there in turn.
+
+    :raises ConfigError: its detector can't do what it says.
+    """
+    allowed = DETECTORS.get(config.detector.plugin).dispatches
+    if config.dispatch is not None and config.dispatch not in allowed:
+        raise ConfigError(
+            f"dispatch: got {config.dispatch}, the detector plugin {config.detector.plugin} has {', '.join(allowed)}"
+        )
+    if len(config.receivers) == 1:
+        return Dispatch.ROUND_ROBIN
+    return config.dispatch or allowed[0]

@@ -57,6 +57,7 @@ class AcquisitionState(Struct, frozen=True):
     :param written: leading frames that are settled and flushed: what documents may point at.
     :param receivers: counters by rank.
     :param reasons: frames lost, vetoed or failed, by reason.
+    :param unplaced: fates of frames that no receiver has, in dynamic dispatch.
     :param waiting: it was started, and no trigger has come yet.
     """
 
@@ -71,8 +72,9 @@ class AcquisitionState(Struct, frozen=True):
     master_file: str = ""
     reasons: dict[str, int] = {}
     waiting: bool = False
+    unplaced: Counts = Counts()
 
     @property
     def counts(self) -> Counts:
-        """Fates over all receivers."""
-        return sum((receiver.counts for receiver in self.receivers), Counts())
+        """Fates of all frames."""
+        return sum((receiver.counts for receiver in self.receivers), self.unplaced)

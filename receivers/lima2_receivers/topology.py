@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
+
+NO_RECEIVER = int(np.iinfo(np.uint16).max)  # of a frame that no receiver has
+NO_ROW = int(np.iinfo(np.uint64).max)
+
+
+class Dispatch(StrEnum):
+    """How whole frames spread over receivers."""
+
+    ROUND_ROBIN = "round_robin"  # consecutive frames go to consecutive receivers
+    DYNAMIC = "dynamic"  # any frame goes to any receiver
+
+
+class Places(NamedTuple):
+    """Where frames are.
+
+    :param receivers: uint16 (n,); ``NO_RECEIVER``: no receiver has it.
+    :param rows: uint64 (n,); ``NO_ROW`` likewise.
+    """
+
+    receivers: NDArray[np.uint16]
+    rows: NDArray[np.uint64]
 
 
 class Topology(Protocol):
@@ -27,6 +51,10 @@ class Topology(Protocol):
 
     def rows(self, receiver: ReceiverIdx, n_frames: int) -> int:
         """Return how many of the frames 0 to ``n_frames`` - 1 a receiver owns."""
+        ...
+
+    def places(self, first: int, last: int) -> Places:
+        """Return where the frames ``first`` to ``last`` - 1 are."""
         ...
 
 
@@ -54,3 +82,8 @@ class RoundRobin(msgspec.Struct, frozen=True):
     def rows(self, receiver: ReceiverIdx, n_frames: int) -> int:
         """Return how many of the first ``n_frames`` frames a receiver owns."""
         return max(0, -(-(n_frames - receiver) // self.n_receivers))
+
+    def places(self, first: int, last: int) -> Places:
+        """Return where the frames ``first`` to ``last`` - 1 are."""
+        rows, receivers = np.divmod(np.arange(first, max(first, last), dtype=np.uint64), np.uint64(self.n_receivers))
+        return Places(receivers.astype(np.uint16), rows)

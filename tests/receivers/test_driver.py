@@ -12,7 +12,7 @@ from lima2_receivers.conductor.run import Run
 from lima2_receivers.config import DeadlineConfig
 from lima2_receivers.control import Capabilities, DetectorStatus, Range
 from lima2_receivers.errors import DetectorError, SavingError, UnreachableError
-from lima2_receivers.ledger import Counts, FrameStatus
+from lima2_receivers.ledger import Counts, FrameStatus, SystemLedger
 from lima2_receivers.ledger import Run as LedgerRun
 from lima2_receivers.messages import Announce, Done, Forget, Progress, ReceiverProgress
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams, TriggerMode
@@ -89,7 +89,7 @@ class Rig:
             SavingParams(str(folder)),
             AcquisitionParams(trigger_mode=TriggerMode.SOFTWARE, nb_frames=9),
         )
-        self.run = Run(ID, AcquisitionPlan(saving, acquisition), 7, RoundRobin(1))
+        self.run = Run(ID, AcquisitionPlan(saving, acquisition), 7, SystemLedger(RoundRobin(1)))
         self.run.open_files(folder / "master.h5", folder / "ledger.h5")
         self.run.machine.handle(Event.READY)
         self.driver.add(self.run)
@@ -212,7 +212,7 @@ async def test_shutting_down_ends_what_lives(rig):
 async def test_waiting_for_a_stop_has_a_deadline(tmp_path):
     deadlines = DeadlineConfig(command=0.01, stalled=0.01)
     driver = Driver(FakeControl(), [FakeLink()], deadlines)
-    run = Run(ID, AcquisitionPlan(SavingParams(str(tmp_path))), 7, RoundRobin(1))
+    run = Run(ID, AcquisitionPlan(SavingParams(str(tmp_path))), 7, SystemLedger(RoundRobin(1)))
     with pytest.raises(UnreachableError, match=r"still preparing 0\.06 s after its stop"):
         await driver.closed(run)
 
@@ -254,7 +254,7 @@ async def test_what_is_prepared_while_a_lost_poll_times_out_is_not_lost_with_it(
 
     rig.link.poll = lost
     await asyncio.wait_for(asked.wait(), SECONDS)
-    later = Run(AcquisitionId("1" * 32), rig.run.plan, 8, RoundRobin(1))
+    later = Run(AcquisitionId("1" * 32), rig.run.plan, 8, SystemLedger(RoundRobin(1)))
     later.machine.handle(Event.READY)
     rig.driver.add(later)
     answer.set()

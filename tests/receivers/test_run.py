@@ -10,7 +10,7 @@ from lima2_processing.frame import AcquisitionId
 from lima2_receivers.acquisition import State
 from lima2_receivers.conductor.run import Run
 from lima2_receivers.control import DetectorStatus
-from lima2_receivers.ledger import Counts, FrameStatus
+from lima2_receivers.ledger import Counts, FrameStatus, SystemLedger
 from lima2_receivers.ledger import Run as LedgerRun
 from lima2_receivers.messages import FateRuns, Progress
 from lima2_receivers.plan import AcquisitionPlan, FileExistsPolicy, SavingParams
@@ -36,7 +36,8 @@ def progress(rows, first=0, state=State.RUNNING):
 
 
 def new_run(tmp_path, n_receivers=1):
-    run = Run(ACQUISITION, AcquisitionPlan(saving=SavingParams(str(tmp_path))), 7, RoundRobin(n_receivers))
+    ledger = SystemLedger(RoundRobin(n_receivers))
+    run = Run(ACQUISITION, AcquisitionPlan(saving=SavingParams(str(tmp_path))), 7, ledger)
     run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
     return run
 
@@ -142,7 +143,7 @@ def old_files(tmp_path):
     for name in names:
         (tmp_path / name).write_text(f"old {name}")
     saving = SavingParams(str(tmp_path), file_exists_policy=FileExistsPolicy.OVERWRITE)
-    run = Run(ACQUISITION, AcquisitionPlan(saving=saving), 7, RoundRobin(1))
+    run = Run(ACQUISITION, AcquisitionPlan(saving=saving), 7, SystemLedger(RoundRobin(1)))
     run.open_files(*(tmp_path / name for name in names))
     return run
 

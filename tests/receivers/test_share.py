@@ -29,6 +29,7 @@ from lima2_receivers.ledger import Counts, FrameStatus, Run
 from lima2_receivers.plan import Compression, FileExistsPolicy, SavingParams, StreamSaving, raw_output
 from lima2_receivers.receiver.book import REMEMBERED_ROWS
 from lima2_receivers.receiver.ring import FrameRing
+from lima2_receivers.receiver.rows import FixedRows
 from lima2_receivers.receiver.share import Share
 from lima2_receivers.saving.part import PartFiles
 from lima2_receivers.source import SeriesEnd, Source
@@ -142,8 +143,7 @@ class Rig:
         self.files = BrokenFiles(folder, rank, saving, outputs, (), {})
         self.share = Share(
             acquisition=self.machine,
-            rank=rank,
-            topology=self.topology,
+            rows=FixedRows(self.topology, rank),
             source=SilentSource(msgspec.Struct(), SPEC, 1),
             pipeline=pipeline,
             outputs=outputs,

@@ -13,6 +13,7 @@ from lima2_receivers.packing import PackedImage, Packing
 from lima2_receivers.plan import Compression, SavingParams, StreamSaving, raw_output
 from lima2_receivers.receiver import unpacking
 from lima2_receivers.receiver.ring import FrameRing
+from lima2_receivers.receiver.rows import FixedRows
 from lima2_receivers.receiver.share import Share
 from lima2_receivers.saving.codecs import encode
 from lima2_receivers.saving.part import PartFiles
@@ -64,8 +65,7 @@ def run(folder, frames, pipeline=None, channels=1, compression=Compression.BSHUF
     machine = Acquisition("acquisition")
     share = Share(
         acquisition=machine,
-        rank=0,
-        topology=RoundRobin(1),
+        rows=FixedRows(RoundRobin(1), 0),
         source=NoSource(msgspec.Struct(), spec, 1),
         pipeline=pipeline,
         outputs=outputs,

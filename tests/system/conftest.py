@@ -31,7 +31,15 @@ SECONDS = 20.0
 class Site:
     """Starts and ends the processes of a site; each by its name: detector, conductor, receiver_0, ..."""
 
-    def __init__(self, folder: Path, sockets: Path, n_receivers: int = 2, extra: str = "", settings: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sockets: Path,
+        n_receivers: int = 2,
+        extra: str = "",
+        settings: str = "",
+        dispatch: str = "round_robin",
+    ) -> None:
         self.folder = folder
         self.sockets = sockets
         self.n_receivers = n_receivers
@@ -46,7 +54,7 @@ class Site:
             for rank in range(n_receivers)
         )
         self.config.write_text(
-            f'[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
+            f'dispatch = "{dispatch}"\n[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
             f'folder = "{self.detector}"\nsize = "tiny"\n{settings}\n'
             f'[conductor]\ncommands = "ipc://{sockets}/c"\nstate = "ipc://{sockets}/s"\n'
             f'[saving]\nroots = ["{self.data}"]\n[calibration]\nroots = ["{self.detector}"]\n{extra}\n{receivers}'

@@ -13,6 +13,7 @@ from lima2_processing.frame import AcquisitionId, FrameIdx
 from ..acquisition import Event, Outcome, State
 from ..config import Config, detector_settings
 from ..errors import ReceiverError, StateError
+from ..ledger_table import new_ledger
 from ..messages import (
     AcquisitionClosed,
     ConductorRequest,
@@ -39,11 +40,10 @@ from ..messages import (
     encode,
 )
 from ..plan import TriggerMode
-from ..plugins import DETECTORS
+from ..plugins import DETECTORS, dispatch_of
 from ..published import AcquisitionState
 from ..security.guard import conductor_credentials, open_guard
 from ..security.keys import CONDUCTOR, receiver_name
-from ..topology import RoundRobin
 from ..transport.publisher import Publisher
 from ..transport.requests import Responder
 from .describe import describe, detector_state
@@ -215,7 +215,7 @@ class ConductorDaemon:
                 )
         capabilities = await self._driver.connect_detector()
         plan = await asyncio.to_thread(resolve_plan, request.plan, capabilities, self._config)
-        run = Run(request.acquisition, plan, time.time_ns(), RoundRobin(len(self._links)))
+        run = Run(request.acquisition, plan, time.time_ns(), new_ledger(dispatch_of(self._config), len(self._links)))
         run.prepared = await prepare(run, capabilities, self._control, self._links, self._config)
         run.machine.handle(Event.READY)
         self._driver.add(run)
@@ -281,8 +281,11 @@ class ConductorDaemon:
         index = run.written - 1 if frame < 0 else frame
         if not 0 <= index < run.written:
             raise StateError(f"acquisition {run.id}: frame {frame} is not there, {run.written} frames are settled")
-        rank, row = RoundRobin(len(self._links)).locate(FrameIdx(index))
-        return await self._links[rank].ask(GetRow(run.id, row), Values)
+        place = run.place(FrameIdx(index))
+        if place is None:  # no receiver has it: it was lost
+            return Values(index, {})
+        found = await self._links[place[0]].ask(GetRow(run.id, place[1]), Values)
+        return Values(index, found.values)
 
     def _find(self, acquisition: AcquisitionId) -> Run:
         run = self._driver.runs.get(acquisition)

@@ -14,7 +14,7 @@ from ..acquisition import Event, Instruction, State
 from ..config import DeadlineConfig
 from ..control import Capabilities, Control, DetectorStatus
 from ..errors import ReceiverError, StateError, UnreachableError
-from ..messages import Announce, Done, Forget, ReceiverProgress
+from ..messages import Announce, Done, Forget, ReceiverProgress, Settle, SettledRows
 from .links import ReceiverLink
 from .run import Run
 
@@ -151,6 +151,8 @@ class Driver:
         await self._announce(run, final=True)
         run.moved = time.monotonic()  # draining begins now, however long nothing has happened before
         while not run.drained():
+            if run.overdue(self._deadlines.drain):
+                await self._settle(run)
             if time.monotonic() - run.moved > self._deadlines.stalled:
                 for link in self._links:
                     run.bury(link.rank)
@@ -175,6 +177,16 @@ class Driver:
         for link, reply in zip(living, replies, strict=True):
             if isinstance(reply, ReceiverError):
                 self._lose(link, run, str(reply))
+
+    async def _settle(self, run: Run) -> None:
+        """Let receivers take no more of the frames that are announced, so that those that are missing can be lost."""
+        n_frames, rows = run.announced, {}
+        for link in [link for link in self._links if not run.is_buried(link.rank)]:
+            try:
+                rows[link.rank] = (await link.ask(Settle(run.id, n_frames), SettledRows)).rows
+            except ReceiverError as error:
+                self._lose(link, run, str(error))
+        run.settle_below(n_frames, rows)
 
     # --- receivers ---
 
@@ -271,6 +283,9 @@ class Driver:
         elif run.told != run.announced:
             run.told = run.announced
             await self._announce(run, final=False)
+        elif run.overdue(self._deadlines.drain):
+            await self._settle(run)
+            await self._record(run)
 
     def _note_fault(self, fault: str) -> None:
         if fault != self.fault:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from lima2_processing.frame import FrameIdx, OutputKind
 
 from ..errors import StateError
-from ..ledger import FrameStatus, SystemLedger
+from ..ledger import FrameLedger, FrameStatus
 from ..messages import Dataset, FrameLocation, LocateFrame, Place, Prepared
 
 _STEP = 4096  # frames that are looked through together
 
 
 def locate(
-    request: LocateFrame, ledger: SystemLedger, written: int, prepared: Prepared, endpoints: Sequence[str]
+    request: LocateFrame, ledger: FrameLedger, written: int, prepared: Prepared, endpoints: Sequence[str]
 ) -> FrameLocation:
     """Return where a frame is.
 
@@ -27,16 +27,15 @@ def locate(
     name = f"acquisition {request.acquisition}"
     dataset = _dataset(request, prepared.datasets)
     frame = FrameIdx(request.frame) if request.frame >= 0 else _latest(ledger, written, name)
-    receiver, row = ledger.topology.locate(frame)
-    fates = ledger.parts[receiver].runs(row)
-    if not fates:
+    fate, place = ledger.fate(frame), ledger.locate(frame)
+    if fate is None:
         raise StateError(f"{name}: frame {frame} is not there, {written} frames are settled")
     return FrameLocation(
         acquisition=request.acquisition,
         frame=frame,
-        status=fates[0].status,
-        reason=fates[0].reason,
-        place=Place(receiver, row, endpoints[receiver]),
+        status=fate.status,
+        reason=fate.reason,
+        place=Place(*place, endpoints[place[0]]) if place else None,
         master_file=prepared.master_file,
         dataset=dataset,
     )
@@ -58,7 +57,7 @@ def _dataset(request: LocateFrame, datasets: Sequence[Dataset]) -> Dataset:
     return next((dataset for dataset in images if dataset.name == "dense"), images[0])
 
 
-def _latest(ledger: SystemLedger, written: int, name: str) -> FrameIdx:
+def _latest(ledger: FrameLedger, written: int, name: str) -> FrameIdx:
     last = written
     while last > 0:
         first = max(0, last - _STEP)

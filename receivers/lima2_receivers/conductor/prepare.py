@@ -15,10 +15,11 @@ from ..control import Capabilities, Control
 from ..errors import ReceiverError
 from ..messages import Dataset, Prepared, PrepareReceiver
 from ..plan import AcquisitionPlan, PipelineChoice, ReceiverPlan
-from ..plugins import decode_pipeline
+from ..plugins import decode_pipeline, dispatch_of
 from ..receiver.calibration import with_hashes
 from ..saving.master import MasterInfo, write_master
-from ..saving.names import check_files, confine, ledger_name, master_name
+from ..saving.names import check_files, confine, frames_name, ledger_name, master_name
+from ..topology import Dispatch
 from .links import ReceiverLink, check_all, discard_all, prepare_all
 from .run import Run
 from .validate import check_plan
@@ -33,7 +34,10 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     """
     check_plan(plan, capabilities, config)
     folder = confine(plan.saving.base_path, config.saving.roots)
-    names = (master_name(plan.saving.filename_prefix), ledger_name(plan.saving.filename_prefix))
+    prefix = plan.saving.filename_prefix
+    names = [master_name(prefix), ledger_name(prefix)]
+    if dispatch_of(config) is Dispatch.DYNAMIC:
+        names.append(frames_name(prefix))
     check_files(folder, names, plan.saving.file_exists_policy)
     if plan.pipeline is None:
         return plan
@@ -53,7 +57,9 @@ async def prepare(
     plan = run.plan
     shares = [
         PrepareReceiver(
-            run.id, ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan), check_only=True
+            run.id,
+            ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan, dispatch_of(config)),
+            check_only=True,
         )
         for link in links
     ]
@@ -83,9 +89,12 @@ async def prepare(
             files=tuple(reply.files for reply in replies),
             ledger=ledger.name,
             pipelines=tuple(reply.facts for reply in replies),
+            frames=frames_name(plan.saving.filename_prefix) if dispatch_of(config) is Dispatch.DYNAMIC else "",
         )
         claimed = await in_thread(lambda: run.open_files(master, ledger))
         datasets = await in_thread(lambda: write_master(claimed, info))
+        if info.frames:
+            await in_thread(lambda: run.open_frames(folder / info.frames, info))
         return _prepared(run, info, master, ledger, datasets)
     except BaseException:
         await to_the_end(_undo(run, control, links, seconds))

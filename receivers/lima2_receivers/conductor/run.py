@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_processing.frame import AcquisitionId, LocalIdx, ReceiverIdx
+from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx, ReceiverIdx
 
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
 from ..errors import StateError
-from ..ledger import Counts, FrameStatus, SystemLedger
+from ..ledger import Counts, FrameLedger
+from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
 from ..saving.claim import Claim
+from ..saving.frames_file import FramesFile
 from ..saving.h5 import claim, saving_errors
 from ..saving.ledger_file import LedgerFile, LedgerSummary
-from ..topology import Topology
+from ..saving.master import MasterInfo
 from .lookup import locate
 from .report import main_reasons, runs_of
 
@@ -46,10 +48,10 @@ class Run:
     :param acquisition: its id.
     :param plan: the whole plan.
     :param series: the number on its frames.
-    :param topology: which receiver has which frame.
+    :param ledger: of no frames yet.
     """
 
-    def __init__(self, acquisition: AcquisitionId, plan: AcquisitionPlan, series: int, topology: Topology) -> None:
+    def __init__(self, acquisition: AcquisitionId, plan: AcquisitionPlan, series: int, ledger: FrameLedger) -> None:
         self.id = acquisition
         self.plan = plan
         self.series = series
@@ -62,10 +64,13 @@ class Run:
         self.moved = time.monotonic()  # when a counter last moved
         self._began = 0.0  # when it was started
         self._finished = False  # no more triggers come
-        self._ledger = SystemLedger(topology)
-        self._parts = tuple(_Part() for _ in range(topology.n_receivers))
+        self._settling = self._settled_below = 0  # frames that receivers are asked to take no more, or take no more
+        self._rows: dict[int, int] = {}  # that receivers still have to report of them
+        self._ledger = ledger
+        self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
         self._file: LedgerFile | None = None
         self._master: Claim | None = None
+        self._frames: FramesFile | None = None
         self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
     @property
@@ -89,9 +94,16 @@ class Run:
         :raises SavingError: one can't be made.
         """
         policy = self.plan.saving.file_exists_policy
-        self._file = LedgerFile(ledger, self._ledger.topology, policy)
+        self._file = LedgerFile(ledger, self._ledger, policy)
         self._master = claim(master, policy)
         return self._master
+
+    def open_frames(self, path: Path, info: MasterInfo) -> None:
+        """Take the path of the file that shows all frames as one when they are settled. Blocks.
+
+        :raises SavingError: it can't be made.
+        """
+        self._frames = FramesFile(claim(path, self.plan.saving.file_exists_policy), info.by_frame(), info.files)
 
     def keep_files(self) -> None:
         """Let files go that those of this acquisition replace. Blocks.
@@ -104,10 +116,12 @@ class Run:
             if self._master is not None:
                 with saving_errors(self._master.path, "replacing the old"):
                     self._master.keep()
+            if self._frames is not None:
+                self._frames.keep()
 
     def cursors(self, rank: int) -> int:
         """Return the first row of a receiver whose fate is not known here."""
-        return self._ledger.parts[rank].settled
+        return self._ledger.cursor(ReceiverIdx(rank))
 
     def room(self) -> int:
         """Return how many more frames triggers may ask for; -1: any number."""
@@ -125,17 +139,19 @@ class Run:
 
     def take(self, rank: int, progress: Progress) -> None:
         """Take a receiver's report."""
-        part, ledger = self._parts[rank], self._ledger.parts[rank]
-        before = (part.counters, part.closed, ledger.settled)
-        skip = ledger.settled - progress.first
+        part, receiver = self._parts[rank], ReceiverIdx(rank)
+        known = self._ledger.cursor(receiver)
+        before = (part.counters, part.closed, known)
+        skip = known - progress.first
         if skip >= 0:  # before the fates: another thread may record them at once
             part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
-        ledger.extend(progress.first, progress.runs)
+        self._ledger.extend(receiver, progress.first, progress.runs, np.frombuffer(progress.frames, "<u8").tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
         part.closed = progress.state is State.CLOSED
         part.highest = progress.highest
-        if before != (part.counters, part.closed, ledger.settled):
+        if before != (part.counters, part.closed, self._ledger.cursor(receiver)):
             self.moved = time.monotonic()
+        self._settle_reported()
 
     def bury(self, rank: int) -> None:
         """Expect nothing more of a receiver."""
@@ -190,19 +206,45 @@ class Run:
 
     def drained(self) -> bool:
         """Tell whether every receiver that lives has closed its files, with everything reported."""
-        topology = self._ledger.topology
-        return all(
-            part.dead
-            or (part.closed and self._ledger.parts[rank].settled >= topology.rows(ReceiverIdx(rank), self.announced))
-            for rank, part in enumerate(self._parts)
-        )
+        if not all(part.dead or part.closed for part in self._parts):
+            return False
+        return any(part.dead for part in self._parts) or self._ledger.leading(self.announced) >= self.announced
 
     def settle_dead(self) -> None:
         """Write off what dead receivers never reported."""
-        for rank, part in enumerate(self._parts):
-            rows = self._ledger.topology.rows(ReceiverIdx(rank), self.announced)
-            if part.dead and self._ledger.parts[rank].settled < rows:
-                self._ledger.parts[rank].settle_rest(rows, FrameStatus.FAILED, f"receiver {rank} was lost")
+        dead = [rank for rank, part in enumerate(self._parts) if part.dead]
+        if dead:
+            self._ledger.write_off(self.announced, dead)
+
+    # --- frames that may be on any receiver ---
+
+    def overdue(self, patience: float) -> bool:
+        """Tell whether frames are missing that no receiver will get any more: they have to be settled by ``Settle``.
+
+        :param patience: seconds without any movement after which what has not come is lost.
+        """
+        if not isinstance(self._ledger, TableLedger) or self._settled_below >= self.announced or self._rows:
+            return False
+        parts = [part for part in self._parts if not part.dead]
+        busy = any(part.counters.received > part.counters.counts.settled for part in parts)
+        complete = self._ledger.counts.settled >= self.announced
+        return complete or (not busy and time.monotonic() - self.moved > patience)
+
+    def settle_below(self, n_frames: int, rows: dict[int, int]) -> None:
+        """Note that receivers take no more frames below a number.
+
+        :param rows: that each of them has, by rank; once they are reported, what is missing is lost.
+        """
+        self._rows, self._settling = rows, n_frames
+        self._settle_reported()
+
+    def _settle_reported(self) -> None:
+        waiting = {rank: rows for rank, rows in self._rows.items() if not self._parts[rank].dead}
+        if not self._rows or any(self._ledger.cursor(ReceiverIdx(rank)) < rows for rank, rows in waiting.items()):
+            return
+        self._rows, self._settled_below = {}, self._settling
+        self._ledger.write_off(self._settling, [rank for rank, part in enumerate(self._parts) if part.dead])
+        self.moved = time.monotonic()
 
     def record(self) -> bool:
         """Append the frames that settled since the last call to the ledger file and count them. Blocks.
@@ -236,6 +278,10 @@ class Run:
                 try:
                     self.keep_files()
                     self.record()
+                    if self._frames is not None:
+                        rows = [self._ledger.cursor(ReceiverIdx(rank)) for rank in range(len(self._parts))]
+                        self._frames.write(self._ledger.places(0, self.written), rows)
+                        self._frames = None
                     if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
                         self.machine.reason = self.machine.reason or (
                             f"the ledger does not add up: {self.written} leading frames settled, "
@@ -253,6 +299,8 @@ class Run:
                 self._file = None
             if self._master is not None:
                 self._master.drop()
+            if self._frames is not None:
+                self._frames.discard()
 
     def state(self) -> AcquisitionState:
         """Return what is published."""
@@ -268,6 +316,7 @@ class Run:
             master_file=self.prepared.master_file if self.prepared else "",
             reasons=self._ledger.reasons(),
             waiting=self.waiting,
+            unplaced=self._ledger.unplaced,
         )
 
     @property
@@ -333,18 +382,23 @@ class Run:
         if not part.dead:
             return part.counters
         counters = part.counters
-        return ReceiverCounters(counters.received, counters.processed, counters.hits, self._ledger.parts[rank].counts)
+        counts = self._ledger.part_counts(ReceiverIdx(rank))
+        return ReceiverCounters(counters.received, counters.processed, counters.hits, counts)
 
     def _stamps(self, first: int, last: int) -> NDArray[np.float64]:
         """Return the timestamps of frames ``first`` to ``last`` - 1 (n,), NaN where none is known."""
         found = np.full(last - first, np.nan)
-        topology = self._ledger.topology
+        places = self._ledger.places(first, last)
         for rank, part in enumerate(self._parts):
-            receiver = ReceiverIdx(rank)
-            for row in range(topology.rows(receiver, first), topology.rows(receiver, last)):
-                if row < len(part.timestamps):
-                    found[topology.frame_at(receiver, LocalIdx(row)) - first] = part.timestamps[row]
+            mine = np.flatnonzero(places.receivers == rank)
+            rows = places.rows[mine].astype(np.int64)
+            known = rows < len(part.timestamps)
+            found[mine[known]] = [part.timestamps[row] for row in rows[known]]
         return found
+
+    def place(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx] | None:
+        """Return which receiver and row hold a frame; None: no receiver has it."""
+        return self._ledger.locate(frame)
 
     def _summary(self, counts: Counts) -> LedgerSummary:
         failed = bool(self.machine.reason)

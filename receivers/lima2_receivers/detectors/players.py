@@ -10,10 +10,13 @@ from typing import Protocol
 from ..config import Config, check_access, check_endpoint, detector_settings
 from ..errors import ConfigError, PlanError
 from ..plan import decode_params
+from ..plugins import dispatch_of
+from ..topology import Dispatch
 from .faults import NO_FAULTS, Faults
 from .jungfrau.outlet import CALM, JungfrauOutlet, Network
 from .jungfrau.params import JungfrauSettings
 from .jungfrau.supply import JungfrauSupply
+from .order import Order
 from .outlet import Outlet, StreamOutlet
 from .protocol import Arm
 from .reader.params import ReaderSettings
@@ -41,6 +44,11 @@ class Player(Protocol):
         """Absolute folder of its journals."""
         ...
 
+    @property
+    def order(self) -> Order:
+        """Which receiver gets which frame."""
+        ...
+
     def make_supply(self, unwanted: threading.Event) -> Supply:
         """Make its frames, until they aren't wanted any more.
 
@@ -64,6 +72,7 @@ class StreamPlayer:
     :param make: makes its frames.
     :param receivers: their data endpoints, in the order of ranks.
     :param faults: what happens to messages on their way.
+    :param order: which receiver gets which frame.
     """
 
     def __init__(
@@ -72,7 +81,9 @@ class StreamPlayer:
         make: Callable[[threading.Event], Supply],
         receivers: tuple[str, ...],
         faults: Faults = NO_FAULTS,
+        order: Order = Order.IN_TURN,
     ) -> None:
+        self.order = order
         self.control = settings.control
         self.folder = settings.folder
         self._patience = settings.send_timeout
@@ -99,13 +110,15 @@ class StreamPlayer:
 
 
 class JungfrauPlayer:
-    """Plays a Jungfrau.
+    """Plays a Jungfrau, which sends to its receivers in turn.
 
     :param settings: where and what it is.
     :param receivers: their data endpoints, in the order of ranks.
     :param look: what is on its frames.
     :param network: what happens to packets on their way.
     """
+
+    order = Order.IN_TURN
 
     def __init__(
         self, settings: JungfrauSettings, receivers: tuple[str, ...], look: Look = LOOK, network: Network = CALM
@@ -141,6 +154,8 @@ class SmartpixPlayer:
     :param look: what is on its frames.
     :param faults: what happens to completion records on their way.
     """
+
+    order = Order.IN_TURN
 
     def __init__(
         self,
@@ -185,13 +200,17 @@ def make_player(config: Config, look: Look = LOOK, network: Network = CALM, faul
     :raises ConfigError: its detector is no simulated one, or its settings are wrong.
     """
     receivers = tuple(receiver.data for receiver in config.receivers)
+    dynamic = dispatch_of(config) is Dispatch.DYNAMIC
     match config.detector.plugin:
         case "simulator":
             simulator = detector_settings(config, SimulatorSettings)
-            player: Player = StreamPlayer(simulator, partial(simulate_supply, simulator), receivers, faults)
+            order = Order(simulator.order) if dynamic else Order.IN_TURN
+            make = partial(simulate_supply, simulator)
+            player: Player = StreamPlayer(simulator, make, receivers, faults, order)
         case "reader":
             reader = detector_settings(config, ReaderSettings)
-            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers, faults)
+            order = Order.RANDOM if dynamic else Order.IN_TURN
+            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers, faults, order)
         case "jungfrau":
             player = JungfrauPlayer(detector_settings(config, JungfrauSettings), receivers, look, network)
         case "smartpix":

@@ -61,7 +61,9 @@ class SenderDaemon:
         serving = asyncio.create_task(self._responder.serve())
         try:
             supply = await asyncio.to_thread(self._player.make_supply, self._unwanted)
-            self._transmitter = Transmitter(supply, self._player.make_outlet(supply), Path(self._player.folder))
+            self._transmitter = Transmitter(
+                supply, self._player.make_outlet(supply), Path(self._player.folder), self._player.order
+            )
             self._transmitter.start()
             log.info("%s is ready", supply.model)
             await serving

@@ -16,6 +16,7 @@ from ..control import DetectorStatus
 from ..errors import DetectorError, StateError
 from ..plan import TriggerMode
 from .journal import JournalWriter, Sent
+from .order import Order, choose_receiver
 from .outlet import Outlet, Shot
 from .protocol import Arm
 from .pulses import Pulses, SignalGenerator
@@ -36,18 +37,20 @@ class _Burst:
 
 
 class Transmitter:
-    """Sends the frames of a series to one receiver after the other: strict round robin.
+    """Sends the frames of a series to the receivers, one after the other or as ``order`` says.
 
     :param supply: the frames, as the detector has them when it is not told otherwise.
     :param outlet: the way to the receivers.
     :param folder: where journals go.
+    :param order: which receiver gets which frame.
     """
 
-    def __init__(self, supply: Supply, outlet: Outlet, folder: Path) -> None:
+    def __init__(self, supply: Supply, outlet: Outlet, folder: Path, order: Order = Order.IN_TURN) -> None:
         self.whole = supply
         self._supply = supply
         self._outlet = outlet
         self._folder = folder
+        self._order = order
         self._number = -1  # of the series, as it is stamped on frames
         self._changed = threading.Condition()
         self._bursts: deque[_Burst] = deque()
@@ -246,7 +249,8 @@ class Transmitter:
         """Send the next frame, or note why it wasn't sent; False: the series was halted before."""
         index = self._index
         scene = index % len(self._supply.frames)
-        receiver = burst.receiver
+        turn = burst.receiver
+        receiver = choose_receiver(self._order, self._number, index, turn, self._outlet.n_receivers)
         stamp = time.time()
         fate, missing, checksum = "lost", 0, 0
         if index not in self._lose and not (series.loss and self._random.random() < series.loss):
@@ -263,7 +267,7 @@ class Transmitter:
                 return False
             else:
                 fate = "dropped"
-        burst.receiver = (receiver + 1) % self._outlet.n_receivers
+        burst.receiver = (turn + 1) % self._outlet.n_receivers
         if self._journal is not None:
             self._journal.note(Sent(index, scene, receiver, fate, stamp, missing, checksum))
         with self._changed:

@@ -56,6 +56,8 @@ from .shares import (
     Progress,
     ReceiverPrepared,
     ReceiverProgress,
+    Settle,
+    SettledRows,
 )
 
 __all__ = [
@@ -97,6 +99,8 @@ __all__ = [
     "ReceiverProgress",
     "ReceiverRequest",
     "Reply",
+    "Settle",
+    "SettledRows",
     "Start",
     "Stop",
     "SystemState",

@@ -24,12 +24,23 @@ from .commands import (
     Values,
 )
 from .frames import FrameChunk, FrameLocation, GetFrame, GetLedger, LedgerReport, LocateFrame
-from .shares import Announce, Discard, Forget, GetRow, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
+from .shares import (
+    Announce,
+    Discard,
+    Forget,
+    GetRow,
+    Poll,
+    PrepareReceiver,
+    ReceiverPrepared,
+    ReceiverProgress,
+    Settle,
+    SettledRows,
+)
 
 ConductorRequest = (
     Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues | LocateFrame | GetLedger
 )
-ReceiverRequest = Hello | PrepareReceiver | Announce | Discard | Forget | Poll | GetRow | GetFrame
+ReceiverRequest = Hello | PrepareReceiver | Announce | Settle | Discard | Forget | Poll | GetRow | GetFrame
 Reply = (
     Welcome
     | Done
@@ -40,6 +51,7 @@ Reply = (
     | SystemState
     | ReceiverPrepared
     | ReceiverProgress
+    | SettledRows
     | AcquisitionClosed
     | FrameLocation
     | FrameChunk

@@ -61,6 +61,22 @@ class Announce(Message, frozen=True):
     final: bool = False
 
 
+class Settle(Message, frozen=True):
+    """Take no more frames below a number: those that no receiver has by now are lost. Of dynamic dispatch.
+
+    :param n_frames: the number.
+    """
+
+    acquisition: AcquisitionId
+    n_frames: int
+
+
+class SettledRows(Message, frozen=True):
+    """Reply to Settle: how many rows the receiver has, all of which it will still report."""
+
+    rows: int
+
+
 class Discard(Message, frozen=True):
     """Forget an acquisition and remove the files that its prepare made. Unknown ones are fine."""
 
@@ -94,6 +110,7 @@ class Progress(Struct, frozen=True):
     :param counts: fates so far, those ahead of the leading rows included.
     :param highest: highest frame index seen; -1: none.
     :param reason: what went wrong; empty where nothing did.
+    :param frames: little-endian uint64, the frame in each row of ``runs``; empty where the topology says.
     """
 
     acquisition: AcquisitionId
@@ -107,6 +124,7 @@ class Progress(Struct, frozen=True):
     counts: Counts
     highest: int
     reason: str = ""
+    frames: bytes = b""
 
 
 class ReceiverProgress(Message, frozen=True):

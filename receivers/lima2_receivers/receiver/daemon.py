@@ -30,6 +30,8 @@ from ..messages import (
     PrepareReceiver,
     ReceiverProgress,
     ReceiverRequest,
+    Settle,
+    SettledRows,
     Values,
     Welcome,
     decode_receiver_request,
@@ -37,7 +39,6 @@ from ..messages import (
 from ..plugins import DETECTORS
 from ..security.guard import open_guard
 from ..security.keys import receiver_name
-from ..topology import RoundRobin
 from ..transport.requests import Responder
 from ..transport.shared_ring import SharedTarget
 from .datagrams import DatagramIntake
@@ -208,8 +209,10 @@ class ReceiverDaemon:
                     free_slots=self._ring.free,
                 )
             case GetRow(acquisition, row):
-                topology = RoundRobin(len(self._config.receivers))
-                return Values(topology.frame_at(self._rank, row), self._find(acquisition).scalars(row))  # type: ignore[arg-type]
+                share = self._find(acquisition)
+                return Values(share.frame_at(row), share.scalars(row))
+            case Settle(acquisition, n_frames):
+                return SettledRows(self._find(acquisition).settle(n_frames))
             case GetFrame(acquisition, row, output):
                 return FrameChunk(*self._find(acquisition).image(row, output))
             case _:

@@ -28,7 +28,6 @@ from lima2_processing.frame import (
     LocalIdx,
     Output,
     OutputKind,
-    ReceiverIdx,
     Results,
 )
 
@@ -40,10 +39,10 @@ from ..plan import RAW_STREAM, Compression
 from ..saving.part import EncodedRow, PartFiles
 from ..saving.remarks import RemarkFile
 from ..source import Item, PackedFrame, PacketSource, Remark, SeriesEnd, Source, TransferSource
-from ..topology import Topology
 from .book import Book, Fate
 from .recent import RecentImages
 from .ring import FrameRing, Slot
+from .rows import Rows
 from .scribe import Missing, Saving, SavingWindow, Scribe
 from .unpacking import Ready, Taken, Unpacker
 
@@ -61,8 +60,7 @@ class Share:
     """One acquisition on this receiver.
 
     :param acquisition: its state machine.
-    :param rank: of this receiver.
-    :param topology: which frames are this receiver's.
+    :param rows: which frames are this receiver's, and where they go.
     :param source: parses the data stream.
     :param pipeline: None: frames are saved as they came.
     :param outputs: all outputs, the raw frame's included.
@@ -79,8 +77,7 @@ class Share:
     def __init__(
         self,
         acquisition: Acquisition,
-        rank: ReceiverIdx,
-        topology: Topology,
+        rows: Rows,
         source: Source[msgspec.Struct] | PacketSource | TransferSource,
         pipeline: Failover | None,
         outputs: Sequence[Output],
@@ -95,8 +92,7 @@ class Share:
     ) -> None:
         self.acquisition = acquisition
         self.packets: Packets | Transfers | None = None  # what makes frames, where they don't come in messages
-        self._rank = rank
-        self._topology = topology
+        self._rows = rows
         self._source = source
         self._pipeline = pipeline
         self._outputs = {output.name: output for output in outputs}
@@ -157,11 +153,11 @@ class Share:
 
         :param lost: why it is lost; empty: it isn't.
         """
-        owner, row = self._topology.locate(index)
-        if owner != self._rank:
-            return None
         if 0 < self._nb_frames <= index:  # a broken number: it would have overtaken all that is still to come
             log.warning("%s: got frame %d of %d: it is dropped", self.acquisition.name, index, self._nb_frames)
+            return None
+        row = self._rows.claim(index)
+        if row is None:
             return None
         overtaken = self._book.claim(row, index, timestamp)
         if overtaken is None:
@@ -199,10 +195,16 @@ class Share:
 
         :param final: there will be no more; the share drains and closes.
         """
-        self._book.expect(self._topology.rows(self._rank, n_frames))
+        self._book.expect(self._rows.due(n_frames, final))
         with self._lock:
             if final and self.acquisition.state is not State.DRAINING:
                 self.acquisition.handle(Event.ENDED)
+
+    def settle(self, n_frames: int) -> int:
+        """Take no more frames below a number that have not come, and return how many rows there are."""
+        rows = self._rows.settle(n_frames)
+        self._book.expect(rows)
+        return rows
 
     def fail(self, reason: str) -> None:
         """Fail the share: what is not saved yet is not saved any more, and says so."""
@@ -220,7 +222,7 @@ class Share:
             return False
         draining = state is State.DRAINING
         if self._book.complete():
-            return draining
+            return draining and self._rows.ended
         if why := self._book.overdue(draining, self._drain_timeout):
             self._scribe.hand_if_room(Missing(self._book.rows, why))
         return False
@@ -285,7 +287,13 @@ class Share:
         self._asked = time.monotonic()
         with self._lock:
             state, reason = self.acquisition.state, self.acquisition.reason
-        return self._book.progress(acquisition, state, reason, first)
+        found = self._book.progress(acquisition, state, reason, first)
+        settled = first + sum(run.count for run in found.runs)
+        return msgspec.structs.replace(found, frames=self._rows.table(first, settled))
+
+    def frame_at(self, row: int) -> FrameIdx:
+        """Return the frame in a row."""
+        return self._rows.frame_at(LocalIdx(row))
 
     def scalars(self, row: int) -> dict[str, float]:
         """Return the scalars of a saved row; see ``Book.scalars``."""
@@ -393,7 +401,7 @@ class Share:
         self._scribe.hand(SavingWindow(EncodedRow(LocalIdx(window.window), values)))
 
     def _settle_later(self, index: FrameIdx, status: FrameStatus, reason: str) -> None:
-        self._scribe.hand(Fate(self._topology.locate(index)[1], status, reason))
+        self._scribe.hand(Fate(self._rows.row_of(index), status, reason))
 
     def _save(self, one: Ready, result: FrameResult) -> None:
         try:
@@ -402,7 +410,7 @@ class Share:
             self._waiting.release()  # only now is the result let go: handing it over may have to wait
 
     def _encode(self, one: Ready, result: FrameResult) -> None:
-        row = self._topology.locate(one.index)[1]
+        row = self._rows.row_of(one.index)
         try:
             scalars = {
                 name: float(np.asarray(value))

@@ -26,13 +26,14 @@ from ..saving.names import check_files, confine, part_names, remark_name
 from ..saving.part import PartFiles
 from ..saving.remarks import RemarkFile
 from ..source import PacketSource, Source, TransferSource
-from ..topology import RoundRobin
+from ..topology import Dispatch, RoundRobin
 from .assembly import Assembler
 from .calibration import load_calibration
 from .device_memory import DeviceMemory, Room
 from .packets import Packets
 from .recent import REMEMBERED
 from .ring import FrameRing
+from .rows import ArrivalRows, FixedRows, Rows
 from .share import WAITING, Share
 from .transfers import Transfers
 
@@ -115,6 +116,7 @@ class ShareMaker:
                 constants = pipeline.constants()
             source = self._make_source(plan)
             topology, rank = RoundRobin(plan.n_receivers), ReceiverIdx(self._rank)
+            rows: Rows = ArrivalRows() if plan.dispatch is Dispatch.DYNAMIC else FixedRows(topology, rank)
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -130,8 +132,7 @@ class ShareMaker:
                 undo.callback(remarks.discard)
             share = Share(
                 acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
-                rank=rank,
-                topology=topology,
+                rows=rows,
                 source=source,
                 pipeline=pipeline,
                 outputs=outputs,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import h5py
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_processing.frame import AcquisitionId, FrameIdx
+from lima2_processing.frame import AcquisitionId
 
 from ..acquisition import Outcome
 from ..ledger import Counts, FrameStatus
 from ..plan import FileExistsPolicy
-from ..topology import Topology
+from ..topology import Places
 from .h5 import claim, create, give_up, group, growing, remove, saving_errors
 
 CHUNK_ROWS = 1024
@@ -41,18 +42,26 @@ class LedgerSummary(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Table(Protocol):
+    """What knows where frames are."""
+
+    def places(self, first: int, last: int) -> Places:
+        """Return where the frames ``first`` to ``last`` - 1 are."""
+        ...
+
+
 class LedgerFile:
     """One row a frame, in the order of frames; ``COLUMNS`` says which columns.
 
     :param path: of the new file.
-    :param topology: which receiver and row hold a frame.
+    :param table: says which receivers and rows hold frames.
     :param policy: what to do where the file exists.
     :raises SavingError: the file can't be made.
     """
 
-    def __init__(self, path: Path, topology: Topology, policy: FileExistsPolicy = FileExistsPolicy.ABORT) -> None:
+    def __init__(self, path: Path, table: Table, policy: FileExistsPolicy = FileExistsPolicy.ABORT) -> None:
         self._path = path
-        self._topology = topology
+        self._table = table
         self._rows = 0
         self._claim = claim(path, policy)
         self._file = create(self._claim)
@@ -85,12 +94,12 @@ class LedgerFile:
         :param timestamps: seconds since the epoch (n,).
         """
         first, last = self._rows, self._rows + len(statuses)
-        places = [self._topology.locate(FrameIdx(frame)) for frame in range(first, last)]
+        places = self._table.places(first, last)
         values = {
             "frame_number": np.arange(first, last),
             "frame_status": statuses,
-            "receiver": [receiver for receiver, _ in places],
-            "row": [row for _, row in places],
+            "receiver": places.receivers,
+            "row": places.rows,
             "timestamp": timestamps,
         }
         with saving_errors(self._path, "writing"):

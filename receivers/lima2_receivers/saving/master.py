@@ -20,6 +20,7 @@ from .part import dataset_path, group_name
 
 ENTRY = "/entry_0000"
 MEASUREMENT = f"{ENTRY}/measurement"
+PARTS = "parts"  # the group of the entry that says where part files have an output, where a table says which frame
 SPARSE = "sparse"  # the path that sparse frames are announced under; the file has one group a receiver
 DATA = "data"  # the name of the main image in ``measurement``, as LImA2 has it
 _READ_BYTES = 4 * 1024 * 1024  # what a reader best asks for together
@@ -37,6 +38,8 @@ class MasterInfo(msgspec.Struct, frozen=True):
     :param files: stream to part file name, one mapping a receiver.
     :param ledger: name of the ledger file.
     :param pipelines: what is to be known of each receiver's pipeline.
+    :param frames: name of the file that will show all frames, where a table says which receiver has which; empty: the
+        topology says it.
     """
 
     acquisition: AcquisitionId
@@ -50,6 +53,17 @@ class MasterInfo(msgspec.Struct, frozen=True):
     files: tuple[dict[str, str], ...]
     ledger: str
     pipelines: tuple[PipelineFacts, ...]
+    frames: str = ""
+
+    def saved(self) -> list[Output]:
+        """Return the outputs that are saved."""
+        return [output for output in self.outputs if output.stream in self.files[0]]
+
+    def by_frame(self) -> dict[str, Output]:
+        """Return the outputs that are datasets of a row a frame, by their name in ``measurement``."""
+        saved = self.saved()
+        rows = [output for output in saved if output.kind is not OutputKind.SPARSE and not output.window]
+        return {_name_in_measurement(output, saved): output for output in rows}
 
 
 def write_master(claimed: Claim, info: MasterInfo) -> tuple[Dataset, ...]:
@@ -79,17 +93,13 @@ def _check_name(what: str, name: str) -> None:
 
 def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
     """Write everything into the file."""
-    saved = [output for output in info.outputs if output.stream in info.files[0]]
+    saved = info.saved()
     master.attrs["default"] = "entry_0000"
     entry = group(master, "entry_0000", "NXentry")
     entry["title"] = f"{info.detector} {info.acquisition}"
     entry["entry_identifier"] = info.acquisition
     measurement = group(entry, "measurement", "NXdata")
-    datasets = [
-        _link_output(measurement, info, output, _name_in_measurement(output, saved))
-        for output in saved
-        if output.kind is not OutputKind.SPARSE and not output.window
-    ]
+    datasets = [_link_output(measurement, info, output, name) for name, output in info.by_frame().items()]
     datasets += [_sparse(output) for output in saved if output.kind is OutputKind.SPARSE]
     for output in saved:
         if output.window:
@@ -113,6 +123,39 @@ def _name_in_measurement(output: Output, saved: list[Output]) -> str:
 
 
 def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> Dataset:
+    """Show an output of all receivers as one dataset, a row a frame."""
+    if info.frames:
+        _link_table(measurement, info, output, name)
+    else:
+        _interleave(measurement, info, output, name)
+    if name == DATA:
+        _plot(measurement, output)
+    return Dataset(
+        name=output.name,
+        path=f"{MEASUREMENT}/{name}",
+        kind=output.kind,
+        dtype=output.dtype,
+        shape=output.shape,
+        chunk_frames=_read_rows(output),
+        unit=output.unit,
+        label=output.label,
+        hinted=output.hinted,
+    )
+
+
+def _link_table(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> None:
+    """Link a dataset that will be made when all is settled, and tell where the part files have it meanwhile."""
+    parts = group(measurement.file, f"{ENTRY}/{PARTS}", "NXcollection")
+    for alias in dict.fromkeys((name, output.name)):
+        measurement[alias] = h5py.ExternalLink(info.frames, f"{MEASUREMENT}/{name}")
+        place = group(parts, alias, "NXcollection")
+        place.attrs["shape"] = np.array(output.shape, np.int64)
+        place.attrs["fill"] = np.asarray(output.fill, np.dtype(output.dtype))
+        for rank, files in enumerate(info.files):
+            place[str(rank)] = h5py.ExternalLink(files[output.stream], dataset_path(output))
+
+
+def _interleave(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> None:
     """Interleave the receivers' rows: frame i is row i // n of receiver i % n, whatever their lengths are now."""
     n = len(info.files)
     layout = h5py.VirtualLayout((n, *output.shape), output.dtype, maxshape=(None, *output.shape))
@@ -128,20 +171,9 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
     made = measurement.create_virtual_dataset(name, layout, fillvalue=output.fill)
     made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
     if name == DATA:
-        if output.name != DATA:
-            measurement[output.name] = made
-        _plot(measurement, output)
-    return Dataset(
-        name=output.name,
-        path=f"{MEASUREMENT}/{name}",
-        kind=output.kind,
-        dtype=output.dtype,
-        shape=output.shape,
-        chunk_frames=_read_rows(output),
-        unit=output.unit,
-        label=output.label,
-        hinted=output.hinted,
-    )
+        made.attrs["interpretation"] = "image"
+    if name == DATA and output.name != DATA:
+        measurement[output.name] = made
 
 
 def _link_accumulated(measurement: h5py.Group, info: MasterInfo, output: Output) -> None:
@@ -181,7 +213,6 @@ def _plot(data: h5py.Group, output: Output) -> None:
     """Let viewers plot the main image of a group."""
     data.attrs["signal"] = DATA
     data.attrs["axes"] = ["."] * (1 + len(output.shape))
-    data[DATA].attrs["interpretation"] = "image"
 
 
 def _link_column(measurement: h5py.Group, ledger: str, name: str) -> Dataset:
@@ -220,9 +251,10 @@ def _describe(entry: h5py.Group, measurement: h5py.Group, info: MasterInfo) -> N
     instrument["name"] = info.instrument
     detector = group(instrument, info.detector, "NXdetector")
     plot = group(detector, "plot", "NXdata")
-    if DATA in measurement:
-        detector[DATA] = measurement[DATA]
-        plot[DATA] = measurement[DATA]
+    if measurement.get(DATA, getlink=True, default=None) is not None:
+        for place in (detector, plot):
+            # a soft link where the dataset is not there yet; LImA2's readers know both
+            place[DATA] = h5py.SoftLink(f"{MEASUREMENT}/{DATA}") if info.frames else measurement[DATA]
         plot.attrs["signal"], plot.attrs["axes"] = DATA, measurement.attrs["axes"]
         detector.attrs["default"] = "plot"
         entry.attrs["default"] = f"{info.instrument}/{info.detector}/plot"  # FabIO wants a path of several parts here

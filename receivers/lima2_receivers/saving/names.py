@@ -30,6 +30,11 @@ def ledger_name(prefix: str) -> str:
     return f"{prefix}_ledger.h5"
 
 
+def frames_name(prefix: str) -> str:
+    """Return the name of the file that shows all receivers' frames as one, in dynamic dispatch."""
+    return f"{prefix}_frames.h5"
+
+
 def confine(base_path: str, roots: Iterable[str]) -> Path:
     """Return a plan's folder, resolved, if it lies below an allowed root.
 

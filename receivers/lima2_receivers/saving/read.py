@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 from lima2_processing.frame import LocalIdx, SparseFrame, fill_value
 
 from ..errors import SavingError
+from ..topology import NO_RECEIVER
 from .h5 import saving_errors
 from .ledger_file import GROUP, LedgerSummary
 from .master import MEASUREMENT
 from .part import SPARSE_GROUP
+from .table import find_table, ranks_in, room_of, take_rows
 
 _lock = threading.Lock()
 
@@ -55,7 +57,14 @@ def read_rows(master: Path, dataset: str, first: int = 0, last: int | None = Non
     :raises SavingError: the file can't be read, or has no such dataset.
     """
     with open_file(master) as file:
-        return np.asarray(find_dataset(file, dataset)[first:last])
+        table = find_table(file, dataset, first, last)
+        if table is None:
+            return np.asarray(find_dataset(file, dataset)[first:last])
+    found = room_of(table)
+    for rank in ranks_in(table):
+        with open_file(table.files[rank]) as part:
+            take_rows(found, table, rank, find_dataset(part, table.dataset))
+    return found
 
 
 def read_frame(master: Path, dataset: str, frame: int) -> NDArray[np.generic]:
@@ -111,9 +120,12 @@ def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
         if not 0 <= frame < len(columns[0]):
             raise SavingError(f"reading {master}: frame {frame} is not there, {len(columns[0])} are")
         receiver, row = (int(column[frame]) for column in columns)
-        link = find_group(file, MEASUREMENT).get(f"sparse_{receiver}", getlink=True)
+        rank = 0 if receiver == NO_RECEIVER else receiver
+        link = find_group(file, MEASUREMENT).get(f"sparse_{rank}", getlink=True)
         if not isinstance(link, h5py.ExternalLink):
             raise SavingError(f"reading {master}: there are no sparse frames")
+    if receiver == NO_RECEIVER:
+        return SparseFrame(np.empty(0, np.uint32), np.empty(0, np.float32))
     return read_sparse(master.parent / link.filename, LocalIdx(row))
 
 

@@ -57,6 +57,7 @@ NEEDED: dict[type[m.Message], Role] = {
     m.Poll: Role.CONDUCT,  # it is the heartbeat: who sends it keeps acquisitions alive
     m.PrepareReceiver: Role.CONDUCT,
     m.Announce: Role.CONDUCT,
+    m.Settle: Role.CONDUCT,
     m.Discard: Role.CONDUCT,
     m.Forget: Role.CONDUCT,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...control import DetectorPlugin, Transport
+from ...topology import Dispatch
 from .params import Eiger2Params, Eiger2Settings
 
 PLUGIN = DetectorPlugin(
@@ -12,4 +13,5 @@ PLUGIN = DetectorPlugin(
     source="lima2_receivers.detectors.eiger2.source:Eiger2Source",
     control="lima2_receivers.detectors.eiger2.control:Eiger2Control",
     transport=Transport.ZMQ_CONNECT,
+    dispatches=(Dispatch.DYNAMIC,),
 )

@@ -1,6 +1,7 @@
 """The Reader: plays recorded frames, whatever detector they are of."""
 
 from ...control import DetectorPlugin
+from ...topology import Dispatch
 from .params import ReaderParams, ReaderSettings
 
 PLUGIN = DetectorPlugin(
@@ -9,4 +10,5 @@ PLUGIN = DetectorPlugin(
     settings=ReaderSettings,
     source="lima2_receivers.detectors.reader.source:ReaderSource",
     control="lima2_receivers.detectors.reader.control:ReaderControl",
+    dispatches=(Dispatch.ROUND_ROBIN, Dispatch.DYNAMIC),
 )

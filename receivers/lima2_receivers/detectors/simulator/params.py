@@ -77,6 +77,8 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     :param dtype: of the counts; empty: uint16. Counts stop at the largest that it holds.
     :param channels: of a frame, which then is (channels, rows, cols), each with 1 / (its number + 1) of the first
         one's counts, the first's number being 0; 1: frames are (rows, cols).
+    :param order: how frames are dealt to receivers where `dispatch` is dynamic: `random`, any to any; `predictive`, one
+        of n consecutive frames to each of n receivers, shuffled.
     :param shape: of an image (rows, cols); 0, 0: of the image that a Jungfrau of this ``size`` gives.
     """
 
@@ -94,6 +96,7 @@ class SimulatorSettings(Struct, frozen=True, forbid_unknown_fields=True):
     scene: Scenery = Scenery.DIFFRACTION
     dtype: PixelType = ""
     channels: Annotated[int, Meta(ge=1, le=64)] = 1
+    order: Literal["random", "predictive"] = "random"
     shape: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
