@@ -28,12 +28,13 @@ from tiled.utils import path_from_uri
 
 from .sparse import DATASET as SPARSE_DATASET
 from .sparse import SparseStack
+from .table import TableStack, is_table
 
 PIECE_BYTES = 16 * 1024 * 1024
 """How much is read under the lock at a time; one frame where a frame is larger."""
 
 _lock = threading.Lock()
-Opener = Callable[[], h5open | SparseStack]
+Opener = Callable[[], h5open | SparseStack | TableStack]
 
 
 class Lima2ArrayAdapter(ArrayAdapter):
@@ -84,7 +85,7 @@ class Lima2ArrayAdapter(ArrayAdapter):
         dtype = self._structure.data_type.to_numpy_dtype()
         try:
             with _lock, self._open_dataset() as dataset:
-                if not isinstance(dataset, h5py.Dataset | SparseStack):
+                if not isinstance(dataset, h5py.Dataset | SparseStack | TableStack):
                     raise TypeError(f"{dataset.name} of {dataset.file.filename} is a group, expected a dataset")
                 if dataset.shape[1:] == shape[1:]:
                     found = dataset[(rising_slice(rows), *(rising_slice(part) for part in rest))]
@@ -125,9 +126,11 @@ class Lima2HDF5Adapter(HDF5Adapter):
         path = path_from_uri(data_source.assets[0].data_uri)
         name = dataset if isinstance(dataset, str) else "/".join(dataset)
 
-        def open_dataset() -> h5open | SparseStack:
+        def open_dataset() -> h5open | SparseStack | TableStack:
             if name == SPARSE_DATASET:
                 return SparseStack(str(path), structure.shape[-2:])
+            if is_table(str(path), name):
+                return TableStack(str(path), name)
             return h5open(path, name, swmr=swmr, libver=libver, locking=False)
 
         return Lima2ArrayAdapter(

@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lima2_receivers.topology import NO_RECEIVER
+
 MEASUREMENT = "/entry_0000/measurement"
 DATASET = f"{MEASUREMENT}/sparse"
 """The path that sparse frames are announced under; the file has no dataset there, but one group for each receiver."""
@@ -31,8 +33,8 @@ class SparseStack:
         self.shape: tuple[int, ...] = (0, *shape)
 
     def __enter__(self) -> Self:
-        with _open(self._master) as file:
-            self.shape = (len(_dataset(file, f"{MEASUREMENT}/frame_status")), *self._image)
+        with open_file(self._master) as file:
+            self.shape = (len(open_dataset(file, f"{MEASUREMENT}/frame_status")), *self._image)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -47,27 +49,36 @@ class SparseStack:
 
     def _dense(self, frame: int) -> NDArray[np.float32]:
         """Return one frame; one that was lost has no pixels."""
-        with _open(self._master) as file:
-            receiver, row = (int(_dataset(file, f"{MEASUREMENT}/{name}")[frame]) for name in ("receiver", "row"))
-            link = file.get(f"{MEASUREMENT}/sparse_{receiver}", getlink=True)
+        with open_file(self._master) as file:
+            receiver, row = (int(open_dataset(file, f"{MEASUREMENT}/{name}")[frame]) for name in ("receiver", "row"))
+            link = file.get(f"{MEASUREMENT}/sparse_{receiver if receiver != NO_RECEIVER else 0}", getlink=True)
         if not isinstance(link, h5py.ExternalLink):
             raise OSError(f"{self._master} has no sparse frames")
         image = np.zeros(self._image, np.float32)
-        with _open(self._master.parent / link.filename) as part:
+        if receiver == NO_RECEIVER:
+            return image
+        with open_file(self._master.parent / link.filename) as part:
             # The pointers first: the writer has flushed the pixels before them.
-            ends = _dataset(part, f"{link.path}/frame_ptr")[row : row + 2]
+            ends = open_dataset(part, f"{link.path}/frame_ptr")[row : row + 2]
             if len(ends) == 2:
                 pixels = slice(int(ends[0]), int(ends[1]))
-                index, intensity = (_dataset(part, f"{link.path}/{name}")[pixels] for name in ("index", "intensity"))
+                index, intensity = (
+                    open_dataset(part, f"{link.path}/{name}")[pixels] for name in ("index", "intensity")
+                )
                 image.ravel()[index] = intensity
         return image
 
 
-def _open(path: Path) -> h5py.File:
+def open_file(path: Path) -> h5py.File:
+    """Open a file of ours that may still be written."""
     return h5py.File(path, "r", swmr=True, libver="latest", locking=False)
 
 
-def _dataset(file: h5py.File, path: str) -> h5py.Dataset:
+def open_dataset(file: h5py.File, path: str) -> h5py.Dataset:
+    """Return a dataset.
+
+    :raises OSError: there is none.
+    """
     found = file.get(path)
     if not isinstance(found, h5py.Dataset):
         raise OSError(f"{file.filename} has no dataset {path}")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from lima2_receivers.detectors.journal import latest_journal, read_journal
-from lima2_receivers.lookup import find_frame
-from lima2_receivers.saving.read import read_rows, read_sparse_frame, read_statuses
+from lima2_receivers.saving.read import read_rows, read_statuses
 
 DATA = "/entry_0000/measurement/data"
 COLUMNS = "/entry_0000/ledger"

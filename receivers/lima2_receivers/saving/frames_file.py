@@ -29,11 +29,11 @@ class FramesFile:
     """The file, empty until ``write``.
 
     :param claimed: where it goes.
-    :param outputs: the datasets to make, by name.
+    :param outputs: the datasets to make, each with its name.
     :param files: stream to part file name, one mapping a receiver.
     """
 
-    def __init__(self, claimed: Claim, outputs: dict[str, Output], files: Sequence[dict[str, str]]) -> None:
+    def __init__(self, claimed: Claim, outputs: Sequence[tuple[str, Output]], files: Sequence[dict[str, str]]) -> None:
         self._claim = claimed
         self._outputs = outputs
         self._files = files
@@ -49,7 +49,7 @@ class FramesFile:
         try:
             with saving_errors(self._claim.path, "writing"):
                 data = group(group(made, "entry_0000", "NXentry"), "measurement", "NXdata")
-                for name, output in self._outputs.items():
+                for name, output in self._outputs:
                     self._map(data, name, output, places, rows)
                 made.close()
         finally:

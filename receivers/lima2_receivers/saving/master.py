@@ -59,11 +59,11 @@ class MasterInfo(msgspec.Struct, frozen=True):
         """Return the outputs that are saved."""
         return [output for output in self.outputs if output.stream in self.files[0]]
 
-    def by_frame(self) -> dict[str, Output]:
-        """Return the outputs that are datasets of a row a frame, by their name in ``measurement``."""
+    def by_frame(self) -> list[tuple[str, Output]]:
+        """Return the outputs that are datasets of a row a frame, each with its name in ``measurement``."""
         saved = self.saved()
         rows = [output for output in saved if output.kind is not OutputKind.SPARSE and not output.window]
-        return {_name_in_measurement(output, saved): output for output in rows}
+        return [(_name_in_measurement(output, saved), output) for output in rows]
 
 
 def write_master(claimed: Claim, info: MasterInfo) -> tuple[Dataset, ...]:
@@ -99,7 +99,7 @@ def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
     entry["title"] = f"{info.detector} {info.acquisition}"
     entry["entry_identifier"] = info.acquisition
     measurement = group(entry, "measurement", "NXdata")
-    datasets = [_link_output(measurement, info, output, name) for name, output in info.by_frame().items()]
+    datasets = [_link_output(measurement, info, output, name) for name, output in info.by_frame()]
     datasets += [_sparse(output) for output in saved if output.kind is OutputKind.SPARSE]
     for output in saved:
         if output.window:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..topology import NO_RECEIVER
 from .master import ENTRY, MEASUREMENT, PARTS
 
-
 _NOTHING = np.empty(0, np.uint64)
 
 
