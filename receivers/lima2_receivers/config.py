@@ -222,7 +222,8 @@ def check_config(config: Config) -> None:
         else:
             check_endpoint(place, endpoint)
             check_access(place, endpoint, config.security.insecure, bool(config.security.keys))
-        if endpoint in seen:
+        streams = place.endswith(".data") and seen.get(endpoint, "").endswith(".data")
+        if endpoint in seen and not streams:  # whether several receivers may share a stream, the detector's plugin says
             raise ConfigError(f"{place}: {endpoint} is used by {seen[endpoint]} already")
         seen[endpoint] = place
     folders = [("saving.roots", root) for root in config.saving.roots]

@@ -10,7 +10,7 @@ import msgspec
 from lima2_processing.pipeline import PipelinePlugin
 
 from .config import Config
-from .control import DetectorPlugin
+from .control import DetectorPlugin, Transport
 from .errors import ConfigError, PlanError
 from .plan import PipelineChoice, decode_params
 from .topology import Dispatch
@@ -63,6 +63,19 @@ def decode_pipeline(choice: PipelineChoice) -> msgspec.Struct:
     if choice.name not in names:
         raise PlanError(f"pipeline.name: got {choice.name!r}, expected one of {', '.join(names)}")
     return decode_params(choice.params, PIPELINES.get(choice.name).params, "pipeline.params")
+
+
+def check_streams(config: Config) -> None:
+    """See that receivers don't share a data endpoint, unless the detector serves it and they connect to it.
+
+    :raises ConfigError: they do.
+    """
+    if DETECTORS.get(config.detector.plugin).transport is Transport.ZMQ_CONNECT:
+        return
+    seen: dict[str, int] = {}
+    for rank, receiver in enumerate(config.receivers):
+        if (first := seen.setdefault(receiver.data, rank)) != rank:
+            raise ConfigError(f"receivers[{rank}].data: {receiver.data} is used by receivers[{first}].data already")
 
 
 def dispatch_of(config: Config) -> Dispatch:

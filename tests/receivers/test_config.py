@@ -6,8 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lima2_receivers.config import Config, SecurityConfig, check_config, detector_settings, load_config
+from lima2_receivers.config import Config, DetectorConfig, SecurityConfig, check_config, detector_settings, load_config
 from lima2_receivers.errors import ConfigError
+from lima2_receivers.plugins import check_streams, dispatch_of
+from lima2_receivers.topology import Dispatch
 
 GOOD = """
 [detector]
@@ -210,8 +212,45 @@ def test_an_endpoint_that_is_used_twice_is_refused(load, old):
 
 def test_a_configuration_made_in_a_program_is_checked_alike(load):
     config = load()
-    with pytest.raises(ConfigError, match="used by"):
+    with pytest.raises(ConfigError, match=r"receivers\[1\]\.commands: .* is used by receivers\[0\]\.commands already"):
         check_config(msgspec.structs.replace(config, receivers=config.receivers[:1] * 2))
+
+
+def test_receivers_share_a_stream_only_where_they_connect_to_it(load):
+    config = load()
+    other = msgspec.structs.replace(config.receivers[0], commands="ipc:///run/lima2/other")
+    shared = msgspec.structs.replace(config, receivers=(config.receivers[0], other))
+    check_config(shared)
+    with pytest.raises(ConfigError, match=r"receivers\[1\]\.data: .* is used by receivers\[0\]\.data already"):
+        check_streams(shared)
+    check_streams(msgspec.structs.replace(shared, detector=DetectorConfig("eiger2")))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "dispatch", "n_receivers", "expected"),
+    [
+        ("simulator", None, 2, "round_robin"),
+        ("simulator", "dynamic", 2, "dynamic"),
+        ("simulator", "dynamic", 1, "round_robin"),
+        ("eiger2", None, 2, "dynamic"),
+        ("jungfrau", None, 2, "round_robin"),
+    ],
+)
+def test_the_detector_says_how_frames_spread(load, plugin, dispatch, n_receivers, expected):
+    config = load()
+    made = msgspec.structs.replace(
+        config,
+        detector=DetectorConfig(plugin),
+        dispatch=dispatch and Dispatch(dispatch),
+        receivers=config.receivers[:1] * n_receivers,
+    )
+    assert dispatch_of(made) == expected
+
+
+def test_a_dispatch_that_the_detector_has_not_is_refused(load):
+    made = msgspec.structs.replace(load(), detector=DetectorConfig("jungfrau"), dispatch=Dispatch.DYNAMIC)
+    with pytest.raises(ConfigError, match="dispatch: got dynamic, the detector plugin jungfrau has round_robin"):
+        dispatch_of(made)
 
 
 def test_the_plugin_reads_its_own_table(load):

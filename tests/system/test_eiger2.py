@@ -17,7 +17,6 @@ import pytest
 
 from lima2_receivers.detectors.eiger2.header import read_header
 from lima2_receivers.detectors.eiger2.simulated import Look, image_of, images_of
-from lima2_receivers.errors import PlanError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
 from lima2_receivers.saving.read import read_rows
 
@@ -180,12 +179,26 @@ async def test_an_interrupted_exposure_announces_what_came(make_eiger, helpers):
         assert final.counts.saved == final.announced
 
 
-async def test_two_receivers_are_refused(make_eiger, helpers):
-    site = make_eiger(n_receivers=2)
+@pytest.mark.parametrize("stream", ["cbor", "legacy"])
+async def test_two_receivers_share_the_stream(make_eiger, helpers, stream):
+    site = make_eiger(stream, n_receivers=2)
+    site.config.write_text(site.config.read_text().replace(f"ipc://{site.sockets}/d1", f"ipc://{site.sockets}/d0"))
+    images = images_of(LOOK)
     async with site.running() as client:
-        with pytest.raises(PlanError, match="receivers: got 2, expected at most 1 for the stream of Simulated Eiger2"):
-            await client.prepare(helpers.new_id(), plan(site, 4))
-    assert not list(site.data.iterdir())
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, plan(site, 60, pipeline=True))
+        await client.start(acquisition)
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.announced, final.counts.saved) == ("complete", 60, 60)
+        assert all(receiver.received > 10 for receiver in final.receivers)
+    master = site.data / "run_master.h5"
+    raw = read_rows(master, "/entry_0000/measurement/raw")
+    np.testing.assert_array_equal(raw, [images[frame % len(images)] for frame in range(60)])
+    with h5py.File(master) as file:
+        np.testing.assert_array_equal(file["/entry_0000/measurement/raw"], raw)
+    header = read_header(*site.data.glob("run_header_*.cbor"))
+    assert header.start
+    assert header.end
 
 
 async def test_channels_and_what_the_detector_says_are_kept(make_eiger, helpers):

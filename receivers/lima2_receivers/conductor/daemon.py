@@ -40,7 +40,7 @@ from ..messages import (
     encode,
 )
 from ..plan import TriggerMode
-from ..plugins import DETECTORS, dispatch_of
+from ..plugins import DETECTORS, check_streams, dispatch_of
 from ..published import AcquisitionState
 from ..security.guard import conductor_credentials, open_guard
 from ..security.keys import CONDUCTOR, receiver_name
@@ -68,6 +68,8 @@ class ConductorDaemon:
 
     def __init__(self, config: Config) -> None:
         plugin = DETECTORS.get(config.detector.plugin)
+        check_streams(config)
+        dispatch_of(config)
         self._config = config
         self._instance = uuid.uuid4().hex
         self._sequence = 0

@@ -36,7 +36,7 @@ from ..messages import (
     Welcome,
     decode_receiver_request,
 )
-from ..plugins import DETECTORS
+from ..plugins import DETECTORS, check_streams
 from ..security.guard import open_guard
 from ..security.keys import receiver_name
 from ..transport.requests import Responder
@@ -65,6 +65,7 @@ class ReceiverDaemon:
     """
 
     def __init__(self, config: Config, rank: int) -> None:
+        check_streams(config)
         receiver = config.receivers[rank]
         self._config = config
         self._rank = rank

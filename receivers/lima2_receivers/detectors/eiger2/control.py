@@ -32,7 +32,7 @@ _CLOSE = 1e-3  # how far what is read back may be from what was set, relatively
 
 
 class Eiger2Control:
-    """Drives an Eiger2 by SIMPLON. The stream goes to one receiver.
+    """Drives an Eiger2 by SIMPLON. Its stream goes to all receivers that connect to it, each image to one of them.
 
     :param settings: where the detector is.
     :param receivers: their endpoints; the detector does not need to know them.
@@ -69,7 +69,6 @@ class Eiger2Control:
             expo_time=Range(1e-7, 3600.0),
             latency_time=Range(0.0, 3600.0),
             frame_spec=await self._frame_spec(),
-            max_receivers=1,
         )
 
     async def prepare(self, series: int, plan: AcquisitionPlan) -> Armed:

@@ -31,29 +31,39 @@ class SeriesHeader:
     images: Mapping[int, object] = field(default_factory=dict)
 
 
-def read_header(path: Path) -> SeriesHeader:
-    """Read ``PREFIX_header_RANK.cbor``.
+def read_header(*paths: Path) -> SeriesHeader:
+    """Read ``PREFIX_header_RANK.cbor`` of all receivers: start and end of a series came to one of them.
 
     :raises SavingError: it can't be read, or holds something else.
     """
     start: Mapping[str, Any] = {}
     end: Mapping[str, Any] = {}
     images: dict[int, object] = {}
-    try:
-        for item in read_remarks(path):
-            said = _plain(item)
-            if not isinstance(said, dict):
-                raise SavingError(f"{path}: got {type(said).__name__}, expected a map")
+    for path in paths:
+        for said in _read(path):
             match said.get("type"):
                 case "start":
                     start = said
                 case "end":
                     end = said
                 case _:
-                    images[int(said["image_id"])] = said["user_data"]
+                    images[said["image_id"]] = said["user_data"]
+    return SeriesHeader(start, end, images)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    try:
+        for item in read_remarks(path):
+            said = _plain(item)
+            if not isinstance(said, dict):
+                raise SavingError(f"{path}: got {type(said).__name__}, expected a map")
+            if said.get("type") not in ("start", "end"):
+                said = {"type": "image", "image_id": int(said["image_id"]), "user_data": said["user_data"]}
+            found.append(said)
     except (ProtocolError, KeyError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise SavingError(f"{path}: {error}; expected what an Eiger2's receiver wrote") from error
-    return SeriesHeader(start, end, images)
+    return found
 
 
 def _plain(value: object) -> object:

@@ -66,7 +66,7 @@ async def test_connecting_tells_what_it_is(bench):
     found = await bench.control.connect()
     assert found.model == "Simulated Eiger2 64x80"
     assert found.frame_spec == FrameSpec((64, 80), "<u2", pixel_size=(75e-6, 75e-6))
-    assert found.max_receivers == 1
+    assert found.max_receivers == 0
 
 
 async def test_a_series_from_arm_to_end(bench):
