@@ -67,7 +67,7 @@ CONDUCTOR = [
 ]  # fmt: skip
 RECEIVER = [
     m.Hello(), m.PrepareReceiver(ID, ReceiverPlan(1, 2, 77, SPEC, PLAN), check_only=True),
-    m.Announce(ID, 10, final=True), m.Discard(ID), m.Forget(ID), m.Poll({ID: 7}), m.GetRow(ID, 3),
+    m.Announce(ID, 10, final=True), m.Settle(ID, 10), m.Discard(ID), m.Forget(ID), m.Poll({ID: 7}), m.GetRow(ID, 3),
     m.GetFrame(ID, 3, "raw"),
 ]  # fmt: skip
 REPLIES = [
@@ -76,7 +76,7 @@ REPLIES = [
     m.Prepared(ID, "/d/m.h5", "/d/l.h5", (m.Dataset("raw", "/e/r", OutputKind.IMAGE, "<u2", (2, 3)),), SPEC, (FACTS,)),
     m.Values(3, {"n_peaks": 4.0}), STATE,
     m.ReceiverPrepared((OUTPUT,), (m.ConstantInfo("radius", "<f4", (10,), "sparse", "m"),), {"raw": "a.h5"}, FACTS),
-    m.ReceiverProgress("i1", (PROGRESS,), 4, 16), m.AcquisitionClosed(ACQUISITION),
+    m.ReceiverProgress("i1", (PROGRESS,), 4, 16), m.SettledRows(7), m.AcquisitionClosed(ACQUISITION),
     m.FrameLocation(
         ID, 7, FrameStatus.LOST, "never arrived", m.Place(1, 3, "ipc:///r1"), "/d/m.h5",
         m.Dataset("raw", "/e/r", OutputKind.IMAGE, "<u2", (2, 3)),
