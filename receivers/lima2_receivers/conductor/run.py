@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx, ReceiverId
 
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
-from ..errors import StateError
+from ..errors import ReceiverError, StateError
 from ..ledger import Counts, FrameLedger
 from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
@@ -29,6 +30,7 @@ from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..saving.master import MasterInfo
 from .lookup import locate
 from .report import main_reasons, runs_of
+from .settling import Settling
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class _Part:
     counters: ReceiverCounters = field(default_factory=ReceiverCounters)
     closed: bool = False
     dead: bool = False
+    full: bool = False  # its ring
     highest: int = -1
     timestamps: array[float] = field(default_factory=lambda: array("d"))
 
@@ -64,9 +67,8 @@ class Run:
         self.moved = time.monotonic()  # when a counter last moved
         self._began = 0.0  # when it was started
         self._finished = False  # no more triggers come
-        self._settling = self._settled_below = 0  # frames that receivers are asked to take no more, or take no more
-        self._rows: dict[int, int] = {}  # that receivers still have to report of them
         self._ledger = ledger
+        self._settling = Settling(ledger) if isinstance(ledger, TableLedger) else None
         self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
         self._file: LedgerFile | None = None
         self._master: Claim | None = None
@@ -137,8 +139,11 @@ class Run:
 
     # --- what comes in ---
 
-    def take(self, rank: int, progress: Progress) -> None:
-        """Take a receiver's report."""
+    def take(self, rank: int, progress: Progress, full: bool = False) -> None:
+        """Take a receiver's report.
+
+        :param full: there is no room in its ring, so that frames may wait before it.
+        """
         part, receiver = self._parts[rank], ReceiverIdx(rank)
         known = self._ledger.cursor(receiver)
         before = (part.counters, part.closed, known)
@@ -147,7 +152,7 @@ class Run:
             part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
         self._ledger.extend(receiver, progress.first, progress.runs, np.frombuffer(progress.frames, "<u8").tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
-        part.closed = progress.state is State.CLOSED
+        part.closed, part.full = progress.state is State.CLOSED, full
         part.highest = progress.highest
         if before != (part.counters, part.closed, self._ledger.cursor(receiver)):
             self.moved = time.monotonic()
@@ -223,28 +228,28 @@ class Run:
 
         :param patience: seconds without any movement after which what has not come is lost.
         """
-        if not isinstance(self._ledger, TableLedger) or self._settled_below >= self.announced or self._rows:
+        if self._settling is None or not self._settling.wanted(self.announced):
             return False
+        if self._ledger.leading(self.announced) >= self.announced:
+            return True
         parts = [part for part in self._parts if not part.dead]
-        busy = any(part.counters.received > part.counters.counts.settled for part in parts)
-        complete = self._ledger.counts.settled >= self.announced
-        return complete or (not busy and time.monotonic() - self.moved > patience)
+        # behind a full ring, frames wait in the socket
+        busy = any(part.full or part.counters.received > part.counters.counts.settled for part in parts)
+        return not busy and time.monotonic() - self.moved > patience
 
     def settle_below(self, n_frames: int, rows: dict[int, int]) -> None:
         """Note that receivers take no more frames below a number.
 
         :param rows: that each of them has, by rank; once they are reported, what is missing is lost.
         """
-        self._rows, self._settling = rows, n_frames
-        self._settle_reported()
+        if self._settling is not None:
+            self._settling.begin(n_frames, rows)
+            self._settle_reported()
 
     def _settle_reported(self) -> None:
-        waiting = {rank: rows for rank, rows in self._rows.items() if not self._parts[rank].dead}
-        if not self._rows or any(self._ledger.cursor(ReceiverIdx(rank)) < rows for rank, rows in waiting.items()):
-            return
-        self._rows, self._settled_below = {}, self._settling
-        self._ledger.write_off(self._settling, [rank for rank, part in enumerate(self._parts) if part.dead])
-        self.moved = time.monotonic()
+        dead = [rank for rank, part in enumerate(self._parts) if part.dead]
+        if self._settling is not None and self._settling.complete(dead):
+            self.moved = time.monotonic()
 
     def record(self) -> bool:
         """Append the frames that settled since the last call to the ledger file and count them. Blocks.
@@ -287,6 +292,9 @@ class Run:
                             f"the ledger does not add up: {self.written} leading frames settled, "
                             f"{self.announced} announced"
                         )
+                except ReceiverError as error:
+                    self.machine.reason = self.machine.reason or str(error)
+                    raise
                 finally:
                     self._file.close(self._summary(counts))
                     self._file = None
@@ -378,12 +386,9 @@ class Run:
             self.announced_by = "control"
 
     def _counters(self, rank: int) -> ReceiverCounters:
-        part = self._parts[rank]
-        if not part.dead:
-            return part.counters
-        counters = part.counters
-        counts = self._ledger.part_counts(ReceiverIdx(rank))
-        return ReceiverCounters(counters.received, counters.processed, counters.hits, counts)
+        part, receiver = self._parts[rank], ReceiverIdx(rank)
+        counts = self._ledger.part_counts(receiver) if part.dead else part.counters.counts
+        return msgspec.structs.replace(part.counters, counts=counts - self._ledger.doubles(receiver))
 
     def _stamps(self, first: int, last: int) -> NDArray[np.float64]:
         """Return the timestamps of frames ``first`` to ``last`` - 1 (n,), NaN where none is known."""
