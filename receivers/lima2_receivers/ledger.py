@@ -28,6 +28,11 @@ class FrameStatus(IntEnum):
     UNKNOWN = 255
 
 
+def has_data(statuses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which frames have rows that were written and flushed; those of others may not be in the files (n,)."""
+    return (statuses == FrameStatus.SAVED) | (statuses == FrameStatus.VETOED)
+
+
 class Run(msgspec.Struct, frozen=True, array_like=True):
     """Consecutive rows with one fate.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from lima2_receivers.messages import Progress
 from lima2_receivers.plan import AcquisitionPlan, SavingParams
 from lima2_receivers.saving.frames_file import FramesFile
 from lima2_receivers.saving.read import read_statuses, read_summary
+from lima2_receivers.topology import NO_RECEIVER
 
 ACQUISITION = AcquisitionId("0" * 32)
 
@@ -122,3 +124,17 @@ def test_where_the_last_file_can_not_be_written_the_summary_says_so(run, tmp_pat
     summary = read_summary(tmp_path / "ledger.h5")
     assert (summary.outcome, summary.reason) == ("failed", "writing frames.h5: No space left on device")
     assert read_statuses(tmp_path / "ledger.h5").tolist() == [FrameStatus.SAVED]
+
+
+def test_rows_that_may_not_be_in_a_file_are_not_shown_by_the_last_one(run, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(FramesFile, "write", lambda _, places, rows: shown.append((places, rows)))
+    run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
+    run.open_frames(tmp_path / "frames.h5", SimpleNamespace(by_frame=list, files=({}, {})))
+    run.asked(3)
+    runs = (LedgerRun(FrameStatus.SAVED, 1), LedgerRun(FrameStatus.FAILED, 1, "disk"), LedgerRun(FrameStatus.VETOED, 1))
+    run.take(0, msgspec.structs.replace(progress([2, 1, 0]), runs=runs))
+    run.close()
+    places, rows = shown[0]
+    assert (places.receivers.tolist(), rows) == ([0, NO_RECEIVER, 0], [3, 0])
+    assert places.rows[[0, 2]].tolist() == [2, 0]

@@ -18,7 +18,7 @@ from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx, ReceiverId
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
 from ..errors import ReceiverError, StateError
-from ..ledger import Counts, FrameLedger
+from ..ledger import Counts, FrameLedger, has_data
 from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
@@ -285,7 +285,8 @@ class Run:
                     self.record()
                     if self._frames is not None:
                         rows = [self._ledger.cursor(ReceiverIdx(rank)) for rank in range(len(self._parts))]
-                        self._frames.write(self._ledger.places(0, self.written), rows)
+                        there = has_data(self._ledger.statuses(0, self.written))
+                        self._frames.write(self._ledger.places(0, self.written).only(there), rows)
                         self._frames = None
                     if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
                         self.machine.reason = self.machine.reason or (
