@@ -65,7 +65,7 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
     frames = np.flatnonzero(hits == 1) if hits_only else np.arange(n_frames)
     statuses, receivers, rows = (column[frames] for column in columns)
     places, peaks = Places(receivers, rows).only(has_data(statuses)), peaks[frames]
-    kept = np.minimum(np.maximum(counts[frames], 0), peaks.shape[1])  # lost frames have a count of their fill value
+    kept = np.clip(counts[frames].astype(np.int64), 0, peaks.shape[1])  # lost frames have a count of their fill value
     claimed = claim(output, FileExistsPolicy.OVERWRITE if overwrite else FileExistsPolicy.ABORT)
     try:
         made = create(claimed)
@@ -86,7 +86,7 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
     return len(frames)
 
 
-def _write_peaks(entry: h5py.Group, peaks: NDArray[np.generic], counts: NDArray[np.generic]) -> None:
+def _write_peaks(entry: h5py.Group, peaks: NDArray[np.generic], counts: NDArray[np.int64]) -> None:
     result = group(entry, "result_1", "NXcollection")
     result["nPeaks"] = counts.astype("<i4")
     width = max(1, int(counts.max(initial=0)))
