@@ -73,15 +73,24 @@ def test_frames_beyond_those_announced_do_not_stand_for_one_that_is_missing(run)
     assert run.overdue(1000)
 
 
-def test_nothing_is_given_up_while_a_receiver_works_or_its_ring_is_full(run):
-    """Another acquisition, that still drains, may fill the ring: frames then wait before it."""
+def test_nothing_is_given_up_while_a_receiver_works(run):
     run.asked(3)
     run.take(0, progress([0], received=2))
     assert not run.overdue(-1)
-    run.take(0, progress([0]), full=True)
-    assert not run.overdue(-1)
     run.take(0, progress([0]))
     assert run.overdue(-1)
+
+
+def test_frames_before_a_full_ring_are_waited_for_until_they_have_had_time_to_come(run):
+    """Another acquisition, that still drains, may fill the ring."""
+    run.asked(3)
+    run.take(0, progress([0]))
+    run.moved -= 2000
+    assert run.overdue(1000)
+    run.take(0, progress([0], first=1), full=True)
+    assert not run.overdue(1000)
+    run.take(0, progress([0], first=1))
+    assert not run.overdue(1000)
 
 
 def test_a_receiver_that_is_lost_while_it_settles_is_not_waited_for(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from array import array
@@ -40,7 +41,6 @@ class _Part:
     counters: ReceiverCounters = field(default_factory=ReceiverCounters)
     closed: bool = False
     dead: bool = False
-    full: bool = False  # its ring
     highest: int = -1
     timestamps: array[float] = field(default_factory=lambda: array("d"))
 
@@ -65,6 +65,7 @@ class Run:
         self.told = -1  # what the receivers were told is due
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
+        self._blocked = -math.inf  # when a receiver last had a full ring: frames may wait before it
         self._began = 0.0  # when it was started
         self._finished = False  # no more triggers come
         self._ledger = ledger
@@ -152,7 +153,9 @@ class Run:
             part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
         self._ledger.extend(receiver, progress.first, progress.runs, np.frombuffer(progress.frames, "<u8").tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
-        part.closed, part.full = progress.state is State.CLOSED, full
+        part.closed = progress.state is State.CLOSED
+        if full:
+            self._blocked = time.monotonic()
         part.highest = progress.highest
         if before != (part.counters, part.closed, self._ledger.cursor(receiver)):
             self.moved = time.monotonic()
@@ -233,9 +236,8 @@ class Run:
         if self._ledger.leading(self.announced) >= self.announced:
             return True
         parts = [part for part in self._parts if not part.dead]
-        # behind a full ring, frames wait in the socket
-        busy = any(part.full or part.counters.received > part.counters.counts.settled for part in parts)
-        return not busy and time.monotonic() - self.moved > patience
+        busy = any(part.counters.received > part.counters.counts.settled for part in parts)
+        return not busy and time.monotonic() - max(self.moved, self._blocked) > patience
 
     def settle_below(self, n_frames: int, rows: dict[int, int]) -> None:
         """Note that receivers take no more frames below a number.
