@@ -313,3 +313,27 @@ async def test_a_frame_is_waited_for_from_its_trigger_on_however_long_nothing_ha
     rig.link.has = 1
     await rig.until(lambda: rig.link.settled == [1])
     assert rig.run.state().counts == Counts(saved=1)
+
+
+async def test_a_receiver_that_can_not_settle_is_lost_and_its_acquisition_closes(dynamic):
+    rig, ask = dynamic, dynamic.link.ask
+
+    async def unreachable(message, expected, timeout=None):
+        if isinstance(message, Settle):
+            raise UnreachableError("receiver 0 did not answer")
+        return await ask(message, expected, timeout)
+
+    rig.link.ask = unreachable
+    rig.link.has = 2
+    rig.run.asked(2)
+    rig.control.sent = 2
+    final = await rig.closed()
+    assert (final.outcome, final.reason) == ("failed", "receiver 0 did not answer")
+    assert (final.announced, final.written, final.counts) == (2, 2, Counts(saved=2))
+
+
+async def test_a_stop_before_any_frame_closes_without_settling(dynamic):
+    dynamic.driver.handle(dynamic.run, Event.STOP)
+    final = await dynamic.closed()
+    assert (final.outcome, final.announced, final.counts) == ("stopped", 0, Counts())
+    assert dynamic.link.settled == []
