@@ -72,7 +72,7 @@ class TableStack:
             path, dataset = self._places[rank]
             with open_file(path) as file:
                 part = open_dataset(file, dataset)
-                for at in np.flatnonzero(receivers == rank):
-                    if rows[at] < len(part):
-                        found[at] = part[rows[at]]
+                mine = np.flatnonzero((receivers == rank) & (rows < len(part)))
+                mine = mine[np.argsort(rows[mine])]  # HDF5 wants rising rows
+                found[mine] = part[rows[mine]]
         return found[(np.s_[:], *rest)]

@@ -28,6 +28,11 @@ class FrameStatus(IntEnum):
     UNKNOWN = 255
 
 
+def has_data(statuses: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which frames have rows that were written and flushed; those of others may not be in the files (n,)."""
+    return (statuses == FrameStatus.SAVED) | (statuses == FrameStatus.VETOED)
+
+
 class Run(msgspec.Struct, frozen=True, array_like=True):
     """Consecutive rows with one fate.
 
@@ -59,6 +64,11 @@ class Counts(msgspec.Struct, frozen=True):
             self.saved + other.saved, self.vetoed + other.vetoed, self.lost + other.lost, self.failed + other.failed
         )
 
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(
+            self.saved - other.saved, self.vetoed - other.vetoed, self.lost - other.lost, self.failed - other.failed
+        )
+
 
 class Ledger:
     """The fates of one receiver's rows. Rows may settle in any order; each settles once."""
@@ -69,6 +79,7 @@ class Ledger:
         self._settled = 0
         self._ahead: dict[int, tuple[FrameStatus, str]] = {}
         self._tally = dict.fromkeys(FrameStatus, 0)
+        self._reasons: dict[str, int] = {}
 
     @property
     def settled(self) -> int:
@@ -82,6 +93,11 @@ class Ledger:
         return Counts(
             tally[FrameStatus.SAVED], tally[FrameStatus.VETOED], tally[FrameStatus.LOST], tally[FrameStatus.FAILED]
         )
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many of the leading settled rows were lost, vetoed or failed for each reason."""
+        return dict(self._reasons)
 
     def is_settled(self, row: LocalIdx) -> bool:
         """Tell whether a row's fate is known."""
@@ -134,6 +150,8 @@ class Ledger:
                 self._append(Run(run.status, fresh, run.reason))
 
     def _append(self, run: Run) -> None:
+        if run.reason:
+            self._reasons[run.reason] = self._reasons.get(run.reason, 0) + run.count
         last = self._runs[-1] if self._runs else None
         if last is not None and (last.status, last.reason) == (run.status, run.reason):
             self._runs[-1] = Run(last.status, last.count + run.count, last.reason)
@@ -163,6 +181,10 @@ class FrameLedger(Protocol):
 
     def part_counts(self, receiver: ReceiverIdx) -> Counts:
         """Return how many rows of a receiver ended how."""
+        ...
+
+    def doubles(self, receiver: ReceiverIdx) -> Counts:
+        """Return how many of a receiver's rows, by their fates, have a frame that counts elsewhere."""
         ...
 
     def cursor(self, receiver: ReceiverIdx) -> int:
@@ -239,6 +261,11 @@ class SystemLedger:
         """Return how many rows of a receiver ended how."""
         return self.parts[receiver].counts
 
+    def doubles(self, receiver: ReceiverIdx) -> Counts:
+        """Return none: the topology gives each frame to one receiver."""
+        del receiver
+        return Counts()
+
     def cursor(self, receiver: ReceiverIdx) -> int:
         """Return the first row of a receiver that is not known here."""
         return self.parts[receiver].settled
@@ -297,7 +324,6 @@ class SystemLedger:
         """Return how many frames were lost, vetoed or failed for each reason."""
         tally: dict[str, int] = {}
         for part in self.parts:
-            for run in part.runs():
-                if run.reason:
-                    tally[run.reason] = tally.get(run.reason, 0) + run.count
+            for reason, n in part.reasons.items():
+                tally[reason] = tally.get(reason, 0) + n
         return tally

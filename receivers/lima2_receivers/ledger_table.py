@@ -14,6 +14,7 @@ from .errors import StateError
 from .ledger import Counts, FrameLedger, FrameStatus, Ledger, Run, SystemLedger
 from .topology import NO_RECEIVER, NO_ROW, Dispatch, Places, RoundRobin
 
+_STEP = 4096  # frames that are looked through together
 _FIRST_ROOM = 1024  # frames; it doubles as they come
 NEVER = "never arrived at any receiver"
 
@@ -28,9 +29,9 @@ class TableLedger:
     """
 
     def __init__(self, n_receivers: int) -> None:
-        self.duplicates = 0  # rows of frames that another row has: the first that was reported counts
+        self._doubles = [Counts()] * n_receivers  # rows of frames that another row has: the first that came counts
         self._parts = tuple(Ledger() for _ in range(n_receivers))
-        self._tally = dict.fromkeys(FrameStatus, 0)
+        self._counts = Counts()
         self._leading = 0
         self._written_off: list[tuple[str, NDArray[np.int64]]] = []  # reasons, and frames that no receiver has
         self._status = np.zeros(_FIRST_ROOM, np.uint8)
@@ -45,10 +46,7 @@ class TableLedger:
     @property
     def counts(self) -> Counts:
         """How many frames ended how."""
-        tally = self._tally
-        return Counts(
-            tally[FrameStatus.SAVED], tally[FrameStatus.VETOED], tally[FrameStatus.LOST], tally[FrameStatus.FAILED]
-        )
+        return self._counts
 
     @property
     def unplaced(self) -> Counts:
@@ -61,6 +59,10 @@ class TableLedger:
     def part_counts(self, receiver: ReceiverIdx) -> Counts:
         """Return how many rows of a receiver ended how."""
         return self._parts[receiver].counts
+
+    def doubles(self, receiver: ReceiverIdx) -> Counts:
+        """Return how many of a receiver's rows, by their fates, have a frame that counts elsewhere."""
+        return self._doubles[receiver]
 
     def cursor(self, receiver: ReceiverIdx) -> int:
         """Return the first row of a receiver that is not known here."""
@@ -78,18 +80,20 @@ class TableLedger:
         if len(frames) != n_rows:
             raise StateError(f"receiver {receiver}: got the frames of {len(frames)} rows, expected {n_rows}")
         part.extend(first, runs)
-        numbers = np.asarray(frames, np.int64)
-        statuses = np.repeat([run.status for run in runs], [run.count for run in runs]).astype(np.uint8)
-        for at in range(row - first, n_rows):
-            self._note(int(numbers[at]), statuses[at], receiver, first + at)
-
-    def _note(self, frame: int, status: int, receiver: int, row: int) -> None:
-        self._make_room(frame + 1)
-        if self._status[frame] != FrameStatus.PENDING:
-            self.duplicates += 1
+        skip = row - first
+        numbers = np.asarray(frames, np.int64)[skip:]
+        statuses = np.repeat([run.status for run in runs], [run.count for run in runs]).astype(np.uint8)[skip:]
+        if not len(numbers):
             return
-        self._receiver[frame], self._row[frame], self._status[frame] = receiver, row, status
-        self._tally[FrameStatus(status)] += 1
+        self._make_room(int(numbers.max()) + 1)
+        fresh = np.zeros(len(numbers), np.bool_)
+        fresh[np.unique(numbers, return_index=True)[1]] = True
+        fresh &= self._status[numbers] == FrameStatus.PENDING
+        new = numbers[fresh]
+        self._receiver[new], self._row[new] = receiver, np.arange(row, row + len(numbers))[fresh]
+        self._status[new] = statuses[fresh]  # last: whoever sees it sees the others
+        self._counts += _counts(statuses[fresh])
+        self._doubles[receiver] += _counts(statuses[~fresh])
 
     def _make_room(self, frames: int) -> None:
         room = len(self._status)
@@ -113,15 +117,19 @@ class TableLedger:
         lost = ", ".join(f"receiver {rank}" for rank in dead)
         self._written_off.append((f"{lost} was lost" if dead else NEVER, missing))
         self._status[missing] = status
-        self._tally[status] += len(missing)
+        self._counts += Counts(failed=len(missing)) if dead else Counts(lost=len(missing))
 
     def leading(self, announced: int) -> int:
         """Return how many leading frames are settled, ``announced`` at most."""
         status = self._status
         at = self._leading
-        while at < len(status) and status[at] != FrameStatus.PENDING:
-            at += 1
-        self._leading = at
+        while at < len(status):
+            pending = np.flatnonzero(status[at : at + _STEP] == FrameStatus.PENDING)
+            if len(pending):
+                at += int(pending[0])
+                break
+            at += _STEP
+        self._leading = at = min(at, len(status))
         return min(announced, at)
 
     def statuses(self, first: int, last: int) -> NDArray[np.uint8]:
@@ -154,12 +162,17 @@ class TableLedger:
         """Return how many frames were lost, vetoed or failed for each reason."""
         tally: dict[str, int] = {}
         for part in self._parts:
-            for run in part.runs():
-                if run.reason:
-                    tally[run.reason] = tally.get(run.reason, 0) + run.count
+            for reason, n in part.reasons.items():
+                tally[reason] = tally.get(reason, 0) + n
         for reason, frames in self._written_off:
             tally[reason] = tally.get(reason, 0) + len(frames)
         return tally
+
+
+def _counts(statuses: NDArray[np.uint8]) -> Counts:
+    """Return how many there are of each fate."""
+    n = np.bincount(statuses, minlength=FrameStatus.FAILED + 1).tolist()
+    return Counts(n[FrameStatus.SAVED], n[FrameStatus.VETOED], n[FrameStatus.LOST], n[FrameStatus.FAILED])
 
 
 def _stretch(values: NDArray, n: int, fill: int) -> NDArray:

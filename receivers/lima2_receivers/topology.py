@@ -32,6 +32,14 @@ class Places(NamedTuple):
     receivers: NDArray[np.uint16]
     rows: NDArray[np.uint64]
 
+    def only(self, wanted: NDArray[np.bool_]) -> Places:
+        """Return the same with those frames nowhere that are not wanted.
+
+        :param wanted: (n,).
+        """
+        receivers = np.where(wanted, self.receivers, np.uint16(NO_RECEIVER))
+        return Places(receivers, np.where(wanted, self.rows, np.uint64(NO_ROW)))
+
 
 class Topology(Protocol):
     """How the frames of an acquisition spread over receivers."""

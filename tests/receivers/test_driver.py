@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import msgspec
+import numpy as np
 import pytest
 
 from lima2_processing.frame import AcquisitionId, FrameSpec
@@ -14,7 +16,8 @@ from lima2_receivers.control import Capabilities, DetectorStatus, Range
 from lima2_receivers.errors import DetectorError, SavingError, UnreachableError
 from lima2_receivers.ledger import Counts, FrameStatus, SystemLedger
 from lima2_receivers.ledger import Run as LedgerRun
-from lima2_receivers.messages import Announce, Done, Forget, Progress, ReceiverProgress
+from lima2_receivers.ledger_table import TableLedger
+from lima2_receivers.messages import Announce, Done, Forget, Progress, ReceiverProgress, Settle, SettledRows
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams, TriggerMode
 from lima2_receivers.topology import RoundRobin
 
@@ -82,14 +85,14 @@ class FakeLink:
 
 
 class Rig:
-    def __init__(self, folder):
-        self.control, self.link = FakeControl(), FakeLink()
-        self.driver = Driver(self.control, [self.link], DeadlineConfig(stalled=0.3))
+    def __init__(self, folder, link=None, ledger=None, deadlines=None):
+        self.control, self.link = FakeControl(), link or FakeLink()
+        self.driver = Driver(self.control, [self.link], deadlines or DeadlineConfig(stalled=0.3))
         saving, acquisition = (
             SavingParams(str(folder)),
             AcquisitionParams(trigger_mode=TriggerMode.SOFTWARE, nb_frames=9),
         )
-        self.run = Run(ID, AcquisitionPlan(saving, acquisition), 7, SystemLedger(RoundRobin(1)))
+        self.run = Run(ID, AcquisitionPlan(saving, acquisition), 7, ledger or SystemLedger(RoundRobin(1)))
         self.run.open_files(folder / "master.h5", folder / "ledger.h5")
         self.run.machine.handle(Event.READY)
         self.driver.add(self.run)
@@ -261,3 +264,76 @@ async def test_what_is_prepared_while_a_lost_poll_times_out_is_not_lost_with_it(
     await rig.until(lambda: bool(rig.run.machine.reason))
     await rig.until(lambda: not rig.run.live)
     assert (later.machine.state, later.machine.reason) == (State.PREPARED, "")
+
+
+class ArrivalLink(FakeLink):
+    """A receiver that any frame may go to: it has as many as the test says, and no more once it was asked to settle."""
+
+    def __init__(self):
+        super().__init__()
+        self.has = 0
+        self.settled = []
+
+    async def ask(self, message, expected, timeout=None):
+        if isinstance(message, Settle):
+            self.settled.append(message.n_frames)
+            return SettledRows(self.has)
+        return await super().ask(message, expected, timeout)
+
+    def _report(self, name, first):
+        self.due, due = self.has, self.due
+        report = super()._report(name, first)
+        self.due = due
+        return msgspec.structs.replace(report, frames=np.arange(first, self.has, dtype="<u8").tobytes())
+
+
+@pytest.fixture
+async def dynamic(tmp_path):
+    made = Rig(tmp_path, ArrivalLink(), TableLedger(1), DeadlineConfig(drain=1000.0))
+    yield made
+    for task in made.watchers:
+        task.cancel()
+    await asyncio.gather(*made.watchers, return_exceptions=True)
+
+
+async def test_a_frame_is_waited_for_from_its_trigger_on_however_long_nothing_happened_before(dynamic):
+    rig, polls = dynamic, []
+    status = rig.control.status
+
+    async def counted():
+        polls.append(rig.run.told)
+        return await status()
+
+    rig.control.status = counted
+    rig.run.moved = time.monotonic() - 2000.0
+    rig.run.asked(1)
+    rig.control.sent = 1
+    await rig.until(lambda: polls.count(1) > 5)
+    assert rig.link.settled == []
+    rig.link.has = 1
+    await rig.until(lambda: rig.link.settled == [1])
+    assert rig.run.state().counts == Counts(saved=1)
+
+
+async def test_a_receiver_that_can_not_settle_is_lost_and_its_acquisition_closes(dynamic):
+    rig, ask = dynamic, dynamic.link.ask
+
+    async def unreachable(message, expected, timeout=None):
+        if isinstance(message, Settle):
+            raise UnreachableError("receiver 0 did not answer")
+        return await ask(message, expected, timeout)
+
+    rig.link.ask = unreachable
+    rig.link.has = 2
+    rig.run.asked(2)
+    rig.control.sent = 2
+    final = await rig.closed()
+    assert (final.outcome, final.reason) == ("failed", "receiver 0 did not answer")
+    assert (final.announced, final.written, final.counts) == (2, 2, Counts(saved=2))
+
+
+async def test_a_stop_before_any_frame_closes_without_settling(dynamic):
+    dynamic.driver.handle(dynamic.run, Event.STOP)
+    final = await dynamic.closed()
+    assert (final.outcome, final.announced, final.counts) == ("stopped", 0, Counts())
+    assert dynamic.link.settled == []

@@ -83,7 +83,9 @@ def test_a_frame_that_two_receivers_have_counts_once():
     ledger = TableLedger(2)
     ledger.extend(0, 0, (Run(FrameStatus.SAVED, 1),), [7])
     ledger.extend(1, 0, (Run(FrameStatus.FAILED, 1, "late"),), [7])
-    assert (ledger.counts, ledger.duplicates) == (Counts(saved=1), 1)
+    assert (ledger.counts, ledger.doubles(0), ledger.doubles(1)) == (Counts(saved=1), Counts(), Counts(failed=1))
+    ledger.extend(0, 1, (Run(FrameStatus.SAVED, 3),), [8, 8, 7])  # no receiver does, and yet
+    assert (ledger.counts, ledger.doubles(0)) == (Counts(saved=2), Counts(saved=2))
     assert ledger.locate(7) == (0, 0)
 
 

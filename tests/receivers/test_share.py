@@ -325,6 +325,26 @@ def test_nothing_is_lost_before_the_deadline(rig):
     assert r.statuses() == [SAVED] * 3
 
 
+def test_nothing_is_lost_while_another_acquisition_fills_the_ring(rig):
+    """Frames wait before it, and then need a moment to come."""
+    r = rig(drain_timeout=LONG)
+    r.share.announce(2, final=False)
+    taken = [r.ring.take(0) for _ in range(r.ring.free)]
+    r.share._book._progressed -= 2 * LONG
+    r.share.tick()
+    for slot in taken:
+        r.ring.give(slot)
+    r.share.tick()
+    r.send(0)
+    r.until(settled=1)
+    assert r.statuses() == [SAVED]
+    r.share._book._progressed -= 2 * LONG
+    r.share._blocked -= 2 * LONG
+    r.until(settled=2)
+    assert r.statuses() == [SAVED, LOST]
+    r.finish(2)
+
+
 def test_what_did_not_come_before_the_detectors_end_is_lost_at_once(rig):
     r = rig(drain_timeout=LONG)
     r.send(0, 2)

@@ -225,7 +225,7 @@ class Driver:
             if run is None:
                 continue
             try:
-                run.take(link.rank, report)
+                run.take(link.rank, report, full=not progress.free_slots)
                 if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
                     await self._record(run)
             except Exception as error:  # also a bug in one acquisition must not end the watching of all
@@ -283,6 +283,7 @@ class Driver:
         elif run.told != run.announced:
             run.told = run.announced
             await self._announce(run, final=False)
+            run.moved = time.monotonic()  # patience begins now, however long nothing has happened before
         elif run.overdue(self._deadlines.drain):
             await self._settle(run)
             await self._record(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from array import array
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +18,8 @@ from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx, ReceiverId
 
 from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
-from ..errors import StateError
-from ..ledger import Counts, FrameLedger
+from ..errors import ReceiverError, StateError
+from ..ledger import Counts, FrameLedger, has_data
 from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
@@ -29,6 +31,7 @@ from ..saving.ledger_file import LedgerFile, LedgerSummary
 from ..saving.master import MasterInfo
 from .lookup import locate
 from .report import main_reasons, runs_of
+from .settling import Settling
 
 
 @dataclass(slots=True)
@@ -62,11 +65,11 @@ class Run:
         self.told = -1  # what the receivers were told is due
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
+        self._blocked = -math.inf  # when a receiver last had a full ring: frames may wait before it
         self._began = 0.0  # when it was started
         self._finished = False  # no more triggers come
-        self._settling = self._settled_below = 0  # frames that receivers are asked to take no more, or take no more
-        self._rows: dict[int, int] = {}  # that receivers still have to report of them
         self._ledger = ledger
+        self._settling = Settling(ledger) if isinstance(ledger, TableLedger) else None
         self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
         self._file: LedgerFile | None = None
         self._master: Claim | None = None
@@ -137,8 +140,11 @@ class Run:
 
     # --- what comes in ---
 
-    def take(self, rank: int, progress: Progress) -> None:
-        """Take a receiver's report."""
+    def take(self, rank: int, progress: Progress, full: bool = False) -> None:
+        """Take a receiver's report.
+
+        :param full: there is no room in its ring, so that frames may wait before it.
+        """
         part, receiver = self._parts[rank], ReceiverIdx(rank)
         known = self._ledger.cursor(receiver)
         before = (part.counters, part.closed, known)
@@ -148,6 +154,8 @@ class Run:
         self._ledger.extend(receiver, progress.first, progress.runs, np.frombuffer(progress.frames, "<u8").tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
         part.closed = progress.state is State.CLOSED
+        if full:
+            self._blocked = time.monotonic()
         part.highest = progress.highest
         if before != (part.counters, part.closed, self._ledger.cursor(receiver)):
             self.moved = time.monotonic()
@@ -223,28 +231,27 @@ class Run:
 
         :param patience: seconds without any movement after which what has not come is lost.
         """
-        if not isinstance(self._ledger, TableLedger) or self._settled_below >= self.announced or self._rows:
+        if self._settling is None or not self._settling.wanted(self.announced):
             return False
+        if self._ledger.leading(self.announced) >= self.announced:
+            return True
         parts = [part for part in self._parts if not part.dead]
         busy = any(part.counters.received > part.counters.counts.settled for part in parts)
-        complete = self._ledger.counts.settled >= self.announced
-        return complete or (not busy and time.monotonic() - self.moved > patience)
+        return not busy and time.monotonic() - max(self.moved, self._blocked) > patience
 
     def settle_below(self, n_frames: int, rows: dict[int, int]) -> None:
         """Note that receivers take no more frames below a number.
 
         :param rows: that each of them has, by rank; once they are reported, what is missing is lost.
         """
-        self._rows, self._settling = rows, n_frames
-        self._settle_reported()
+        if self._settling is not None:
+            self._settling.begin(n_frames, rows)
+            self._settle_reported()
 
     def _settle_reported(self) -> None:
-        waiting = {rank: rows for rank, rows in self._rows.items() if not self._parts[rank].dead}
-        if not self._rows or any(self._ledger.cursor(ReceiverIdx(rank)) < rows for rank, rows in waiting.items()):
-            return
-        self._rows, self._settled_below = {}, self._settling
-        self._ledger.write_off(self._settling, [rank for rank, part in enumerate(self._parts) if part.dead])
-        self.moved = time.monotonic()
+        dead = [rank for rank, part in enumerate(self._parts) if part.dead]
+        if self._settling is not None and self._settling.complete(dead):
+            self.moved = time.monotonic()
 
     def record(self) -> bool:
         """Append the frames that settled since the last call to the ledger file and count them. Blocks.
@@ -280,13 +287,17 @@ class Run:
                     self.record()
                     if self._frames is not None:
                         rows = [self._ledger.cursor(ReceiverIdx(rank)) for rank in range(len(self._parts))]
-                        self._frames.write(self._ledger.places(0, self.written), rows)
+                        there = has_data(self._ledger.statuses(0, self.written))
+                        self._frames.write(self._ledger.places(0, self.written).only(there), rows)
                         self._frames = None
                     if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
                         self.machine.reason = self.machine.reason or (
                             f"the ledger does not add up: {self.written} leading frames settled, "
                             f"{self.announced} announced"
                         )
+                except ReceiverError as error:
+                    self.machine.reason = self.machine.reason or str(error)
+                    raise
                 finally:
                     self._file.close(self._summary(counts))
                     self._file = None
@@ -378,12 +389,9 @@ class Run:
             self.announced_by = "control"
 
     def _counters(self, rank: int) -> ReceiverCounters:
-        part = self._parts[rank]
-        if not part.dead:
-            return part.counters
-        counters = part.counters
-        counts = self._ledger.part_counts(ReceiverIdx(rank))
-        return ReceiverCounters(counters.received, counters.processed, counters.hits, counts)
+        part, receiver = self._parts[rank], ReceiverIdx(rank)
+        counts = self._ledger.part_counts(receiver) if part.dead else part.counters.counts
+        return msgspec.structs.replace(part.counters, counts=counts - self._ledger.doubles(receiver))
 
     def _stamps(self, first: int, last: int) -> NDArray[np.float64]:
         """Return the timestamps of frames ``first`` to ``last`` - 1 (n,), NaN where none is known."""

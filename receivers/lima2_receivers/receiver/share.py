@@ -7,6 +7,7 @@ it is encoded, so that the ring bounds all of it.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -106,6 +107,7 @@ class Share:
         self._closing = False
         self._flaws: dict[int, str] = {}  # of frames that miss packets and are saved all the same
         self._asked = time.monotonic()
+        self._blocked = -math.inf  # when the ring was last full: frames may wait before it
         self._book = Book(acquisition.name)
         self._recent = RecentImages(acquisition.name)
         self._scribe = Scribe(files, remarks, self._book, WAITING, flush_period, self.fail_by, self._recent.put)
@@ -223,7 +225,11 @@ class Share:
         draining = state is State.DRAINING
         if self._book.complete():
             return draining and self._rows.ended
-        if why := self._book.overdue(draining, self._drain_timeout):
+        now = time.monotonic()
+        if self.packets is None and not self._ring.free:
+            self._blocked = now
+        blocked = now - self._blocked <= self._drain_timeout
+        if why := self._book.overdue(draining, math.inf if blocked else self._drain_timeout):
             self._scribe.hand_if_room(Missing(self._book.rows, why))
         return False
 

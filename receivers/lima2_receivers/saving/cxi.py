@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from lima2_processing.frame import fill_value
 
 from ..errors import SavingError
+from ..ledger import has_data
 from ..plan import FileExistsPolicy
+from ..topology import Places
+from .frames_file import map_frames
 from .h5 import claim, create, give_up, group, saving_errors
 from .master import DATA, MEASUREMENT
-from .read import find_dataset, find_group, open_file
+from .read import find_dataset, find_group, open_file, read_rows
+from .table import find_table
 
 COLUMNS = {"peakXPosRaw": 1, "peakYPosRaw": 0, "peakTotalIntensity": 2, "peakSNR": 4}  # columns of ``peaks``
 
@@ -31,15 +35,13 @@ class _Images:
     """Where the images of the listed frames are.
 
     :param files: part file and dataset of each receiver.
-    :param receiver: that has each frame (n,).
-    :param row: of each frame there (n,).
+    :param shape: of one.
+    :param dtype: likewise.
     """
 
     files: tuple[tuple[str, str], ...]
     shape: tuple[int, ...]
-    dtype: str
-    receiver: NDArray[np.generic]
-    row: NDArray[np.int64]
+    dtype: np.dtype
 
 
 def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite: bool = False) -> int:
@@ -52,22 +54,18 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
     """
     with open_file(master) as file:
         measurement = find_group(file, MEASUREMENT)
-        if "peaks" not in measurement:
+        if measurement.get("peaks", getlink=True) is None:
             raise SavingError(f"reading {master}: there are no peaks")
-        n_frames = len(find_dataset(measurement, "frame_status"))
-        counts = find_dataset(measurement, "n_peaks")[:n_frames]
-        hits = find_dataset(measurement, "is_hit")[:n_frames] == 1
-        frames = np.flatnonzero(hits) if hits_only else np.arange(n_frames)
-        peaks = find_dataset(measurement, "peaks")[:n_frames][frames]
-        image = find_dataset(measurement, DATA)
-        images = _Images(
-            files=tuple((source.file_name, source.dset_name) for source in image.virtual_sources()),
-            shape=image.shape[1:],
-            dtype=image.dtype.str,
-            receiver=find_dataset(measurement, "receiver")[()][frames],
-            row=find_dataset(measurement, "row")[()][frames].astype(np.int64),
-        )
-    kept = np.minimum(np.maximum(counts[frames], 0), peaks.shape[1])  # lost frames have a count of their fill value
+        columns = [find_dataset(measurement, name)[()] for name in ("frame_status", "receiver", "row")]
+        n_frames = min(len(column) for column in columns)
+        images = _find_images(file)
+    counts, hits, peaks = (
+        read_rows(master, f"{MEASUREMENT}/{name}", 0, n_frames) for name in ("n_peaks", "is_hit", "peaks")
+    )
+    frames = np.flatnonzero(hits == 1) if hits_only else np.arange(n_frames)
+    statuses, receivers, rows = (column[frames] for column in columns)
+    places, peaks = Places(receivers, rows).only(has_data(statuses)), peaks[frames]
+    kept = np.clip(counts[frames].astype(np.int64), 0, peaks.shape[1])  # lost frames have a count of their fill value
     claimed = claim(output, FileExistsPolicy.OVERWRITE if overwrite else FileExistsPolicy.ABORT)
     try:
         made = create(claimed)
@@ -77,7 +75,7 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
                 _write_peaks(entry, peaks, kept)
                 entry["frame_number"] = frames
                 folder = Path() if master.parent.resolve() == output.parent.resolve() else master.parent.resolve()
-                _link_images(group(entry, "data_1", "NXdata"), images, folder)
+                _link_images(group(entry, "data_1", "NXdata"), images, places, folder)
                 made.close()
         finally:
             give_up(made)
@@ -88,7 +86,7 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
     return len(frames)
 
 
-def _write_peaks(entry: h5py.Group, peaks: NDArray[np.float32], counts: NDArray[np.int32]) -> None:
+def _write_peaks(entry: h5py.Group, peaks: NDArray[np.generic], counts: NDArray[np.int64]) -> None:
     result = group(entry, "result_1", "NXcollection")
     result["nPeaks"] = counts.astype("<i4")
     width = max(1, int(counts.max(initial=0)))
@@ -97,26 +95,21 @@ def _write_peaks(entry: h5py.Group, peaks: NDArray[np.float32], counts: NDArray[
         result[name] = np.where(inside, peaks[:, :width, column], 0).astype("<f4")
 
 
-def _link_images(data: h5py.Group, images: _Images, folder: Path) -> None:
+def _find_images(file: h5py.File) -> _Images:
+    """Return where a master file has its main images: in dynamic dispatch, its dataset may still be to be made."""
+    path = f"{MEASUREMENT}/{DATA}"
+    table = find_table(file, path, 0, 0)
+    if table is not None:
+        files = tuple((part.name, table.dataset) for part in table.files)
+        return _Images(files, table.shape, table.fill.dtype)
+    image = find_dataset(file, path)
+    files = tuple((source.file_name, source.dset_name) for source in image.virtual_sources())
+    return _Images(files, image.shape[1:], image.dtype)
+
+
+def _link_images(data: h5py.Group, images: _Images, places: Places, folder: Path) -> None:
     """Make a virtual dataset on the part files: one on the master's would not see that those have grown."""
-    n_frames = len(images.row)
-    layout = h5py.VirtualLayout((n_frames, *images.shape), images.dtype)
-    for rank, (name, path) in enumerate(images.files):
-        mine = np.flatnonzero(images.receiver == rank)
-        if not len(mine):
-            continue
-        rows = images.row[mine]
-        shape = (int(rows[-1]) + 1, *images.shape)
-        source = h5py.VirtualSource(str(folder / name), path, shape, images.dtype)
-        if len(mine) > 1 and len({*np.diff(mine)}) == len({*np.diff(rows)}) == 1:
-            layout[_every(mine)] = source[_every(rows)]
-        else:
-            for at, row in zip(mine.tolist(), rows.tolist(), strict=True):
-                layout[at] = source[row]
-    data.create_virtual_dataset("data", layout, fillvalue=fill_value(images.dtype))
+    sources = [(str(folder / name), path) for name, path in images.files]
+    fill = np.asarray(fill_value(images.dtype.str), images.dtype)
+    map_frames(data, "data", images.shape, fill, places, sources, [0] * len(sources))
     data.attrs["signal"] = "data"
-
-
-def _every(numbers: NDArray[np.int64]) -> slice:
-    """Return the slice that has these evenly spaced numbers."""
-    return slice(int(numbers[0]), int(numbers[-1]) + 1, int(numbers[1] - numbers[0]))

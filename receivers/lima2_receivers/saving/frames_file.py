@@ -41,7 +41,7 @@ class FramesFile:
     def write(self, places: Places, rows: Sequence[int]) -> None:
         """Write the file.
 
-        :param places: where the frames are.
+        :param places: where the frames are; those that have no data in part files are nowhere.
         :param rows: of each receiver's part files.
         :raises SavingError: it can't be written.
         """
@@ -65,21 +65,43 @@ class FramesFile:
         self._claim.drop()
 
     def _map(self, data: h5py.Group, name: str, output: Output, places: Places, rows: Sequence[int]) -> None:
-        n = len(places.receivers)
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_fill_value(np.asarray(output.fill, np.dtype(output.dtype)))
-        for rank, files in enumerate(self._files):
-            path = dataset_path(output).encode()
-            for frames, there in _pieces(places, rank):
-                target = _select(n, output.shape, frames)
-                source = _select(max(rows[rank], int(there[-1]) + 1), output.shape, there)
-                properties.set_virtual(target, files[output.stream].encode(), path, source)
-        space = h5py.h5s.create_simple((n, *output.shape))
-        kind = h5py.h5t.py_create(np.dtype(output.dtype), logical=True)
-        made = h5py.Dataset(h5py.h5d.create(data.id, name.encode(), kind, space, dcpl=properties))
+        path = dataset_path(output)
+        sources = [(files[output.stream], path) for files in self._files]
+        made = map_frames(data, name, output.shape, np.asarray(output.fill, output.dtype), places, sources, rows)
         made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
         if name == DATA:
             made.attrs["interpretation"] = "image"
+
+
+def map_frames(
+    data: h5py.Group,
+    name: str,
+    shape: tuple[int, ...],
+    fill: NDArray[np.generic],
+    places: Places,
+    sources: Sequence[tuple[str, str]],
+    rows: Sequence[int],
+) -> h5py.Dataset:
+    """Make a virtual dataset of frames that any receiver may have.
+
+    :param data: its group.
+    :param shape: of one frame.
+    :param fill: of a frame that is nowhere, and of the right type.
+    :param places: where the frames are; what is said to be in a file has to be there, else HDF5 reads nothing at all.
+    :param sources: file and dataset of each receiver.
+    :param rows: of each receiver's dataset, as far as is known.
+    """
+    n = len(places.receivers)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_fill_value(fill)
+    for rank, (file, path) in enumerate(sources):
+        for frames, there in _pieces(places, rank):
+            target = _select(n, shape, frames)
+            source = _select(max(rows[rank], int(there[-1]) + 1), shape, there)
+            properties.set_virtual(target, file.encode(), path.encode(), source)
+    space = h5py.h5s.create_simple((n, *shape))
+    kind = h5py.h5t.py_create(fill.dtype, logical=True)
+    return h5py.Dataset(h5py.h5d.create(data.id, name.encode(), kind, space, dcpl=properties))
 
 
 def _pieces(places: Places, rank: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -95,8 +117,13 @@ def _pieces(places: Places, rank: int) -> Iterator[tuple[NDArray[np.int64], NDAr
 def _select(length: int, shape: tuple[int, ...], rows: NDArray[np.int64]) -> h5py.h5s.SpaceID:
     """Return a dataspace of ``length`` rows of which some, rising, are selected."""
     space = h5py.h5s.create_simple((length, *shape))
+    steps = np.diff(rows)
+    if len(steps) and steps[0] > 1 and (steps == steps[0]).all():
+        start, count = (int(rows[0]), *(0 for _ in shape)), (len(rows), *(1 for _ in shape))
+        space.select_hyperslab(start, count, (int(steps[0]), *shape), (1, *shape))
+        return space
     how = h5py.h5s.SELECT_SET
-    for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+    for run in np.split(rows, np.flatnonzero(steps != 1) + 1):
         start, count = (int(run[0]), *(0 for _ in shape)), (len(run), *shape)
         space.select_hyperslab(start, count, op=how)
         how = h5py.h5s.SELECT_OR

@@ -18,7 +18,7 @@ from .claim import Claim
 from .h5 import claim, create, give_up, group, growing, saving_errors
 from .master import ENTRY, MEASUREMENT
 from .part import SPARSE_GROUP
-from .read import find_dataset, find_group, open_file
+from .read import find_dataset, find_group, open_file, read_rows
 
 BLOCK = 1024  # frames that are moved together
 CONSTANTS = ("radius", "mask", "normalization")
@@ -56,12 +56,14 @@ def read_table(master: Path, hits_only: bool = False) -> FrameTable:
         ranks = itertools.takewhile(lambda rank: f"sparse_{rank}" in measurement, itertools.count())
         links = [measurement.get(f"sparse_{rank}", getlink=True) for rank in ranks]
         parts = tuple(master.parent / link.filename for link in links if isinstance(link, h5py.ExternalLink))
-        frames = np.arange(len(find_dataset(measurement, "frame_status")))
-        if hits_only:
-            frames = np.flatnonzero(find_dataset(measurement, "is_hit")[: len(frames)] == 1)
-        receiver, row = (find_dataset(measurement, name)[()][frames].astype(np.int64) for name in ("receiver", "row"))
+        columns = [find_dataset(measurement, name)[()] for name in ("receiver", "row")]
         texts = [find_dataset(place, "processing")[()] for place in _params(file) if "processing" in place]
         processing = texts[0].decode() if texts else ""
+    n_frames = min(len(column) for column in columns)
+    frames = np.arange(n_frames)
+    if hits_only:
+        frames = np.flatnonzero(read_rows(master, f"{MEASUREMENT}/is_hit", 0, n_frames) == 1)
+    receiver, row = (column[frames].astype(np.int64) for column in columns)
     return FrameTable(frames, receiver, row, parts, processing)
 
 
@@ -145,6 +147,7 @@ def _move(table: FrameTable, part: slice, data: h5py.Group, path: Path) -> None:
     profiles = {name: np.full((n, *columns[name].shape[1:]), np.nan, columns[name].dtype) for name in PROFILES}
     for rank, file in enumerate(table.parts):
         mine = np.flatnonzero(table.receiver[part] == rank)
+        mine = mine[np.argsort(table.row[part][mine])]  # in dynamic dispatch, frames may have overtaken each other
         if len(mine):
             for at, pixels, levels in _read(file, table.row[part][mine]):
                 found[mine[at]] = pixels

@@ -9,8 +9,9 @@ import pytest
 from lima2_processing.frame import OutputKind
 from lima2_receivers.acquisition import Outcome
 from lima2_receivers.errors import SavingError
-from lima2_receivers.ledger import Counts
+from lima2_receivers.ledger import Counts, FrameStatus, has_data
 from lima2_receivers.plan import FileExistsPolicy
+from lima2_receivers.saving.cxi import write_cxi
 from lima2_receivers.saving.frames_file import BLOCK, FramesFile
 from lima2_receivers.saving.h5 import claim
 from lima2_receivers.saving.ledger_file import LedgerFile, LedgerSummary
@@ -137,3 +138,61 @@ def test_a_run_of_no_frames_has_a_file_of_none(model, tmp_path):
     frames.write(Places(np.empty(0, "u2"), np.empty(0, "u8")), [0])
     with h5py.File(tmp_path / "run_frames.h5") as file:
         assert file[f"{MEASUREMENT}/raw"].shape == (0, *output.shape)
+
+
+def write_dealt(model, make_master, folder, n_receivers, n_frames):
+    """Write what a run has before it is closed: part files, ledger and master, and no file of all frames."""
+    dealt = Dealt(n_receivers, n_frames)
+    master, _ = make_master(n_receivers, frames="run_frames.h5")
+    (folder / "run_frames.h5").touch()
+    for rank, order in enumerate(dealt.orders):
+        part = model.part_files(folder, rank)
+        part.write([model.encoded(part, row, frame) for row, frame in enumerate(order)])
+        part.flush()
+        part.close(len(order))
+    ledger = LedgerFile(folder / "run_ledger.h5", dealt)
+    ledger.append(np.where(dealt.receivers == NO_RECEIVER, 3, 1), np.zeros(n_frames))
+    ledger.close(SUMMARY)
+    assert any(sorted(order) != order for order in dealt.orders), "some frames have overtaken others"
+    return master, dealt
+
+
+@pytest.mark.parametrize("hits_only", [False, True])
+@pytest.mark.parametrize("block", [7, 1024])
+def test_exports_find_frames_by_the_table(model, make_master, tmp_path, monkeypatch, hits_only, block):
+    monkeypatch.setattr("lima2_receivers.saving.frames_file.BLOCK", block)
+    monkeypatch.setattr("lima2_receivers.saving.merge.BLOCK", block)
+    n_frames = 50
+    master, dealt = write_dealt(model, make_master, tmp_path, 3, n_frames)
+    lost = dealt.receivers == NO_RECEIVER
+    frames = [frame for frame in range(n_frames) if not hits_only or (frame % 2 and not lost[frame])]
+    assert write_cxi(master, tmp_path / "peaks.cxi", hits_only=hits_only) == len(frames)
+    with h5py.File(tmp_path / "peaks.cxi") as file:
+        images = file["entry_1/data_1/data"][()]
+        n_peaks = file["entry_1/result_1/nPeaks"][()]
+    for at, frame in enumerate(frames):
+        dense = np.full(model.SHAPE, np.nan) if lost[frame] else model.values(frame)["dense"]
+        np.testing.assert_array_equal(images[at], dense)
+        assert n_peaks[at] == (0 if lost[frame] else min(frame, 6))
+    assert merge_sparse(master, tmp_path / "merged.h5", hits_only=hits_only) == len(frames)
+    with h5py.File(tmp_path / "merged.h5") as file:
+        columns = {name: file[f"entry_0000/sparse_frames/{name}"][()] for name in ("frame_ptr", "index", "intensity")}
+    for at, frame in enumerate(frames):
+        pixels = slice(*columns["frame_ptr"][at : at + 2])
+        sparse = model.values(frame)["sparse"]
+        assert columns["index"][pixels].tolist() == ([] if lost[frame] else sparse.index.tolist())
+        assert columns["intensity"][pixels].tolist() == ([] if lost[frame] else sparse.intensity.tolist())
+
+
+def test_rows_that_a_killed_receiver_did_not_write_are_left_out(model, tmp_path):
+    """HDF5 reads nothing at all of a virtual dataset where a source is shorter than it says."""
+    statuses = np.array([FrameStatus.SAVED, FrameStatus.LOST, FrameStatus.SAVED, FrameStatus.FAILED], "u1")
+    places = Places(np.zeros(4, "u2"), np.arange(4, dtype="u8"))
+    output = next(output for output in model.OUTPUTS if output.name == "n_peaks")
+    with h5py.File(tmp_path / "run_0.h5", "w") as part:
+        part["entry_0000/results/n_peaks"] = np.array([5, output.fill, 7], "<i4")
+    claimed = claim(tmp_path / "run_frames.h5", FileExistsPolicy.ABORT)
+    frames = FramesFile(claimed, [("n_peaks", output)], [{"results": "run_0.h5"}])
+    frames.write(places.only(has_data(statuses)), [4])
+    with h5py.File(tmp_path / "run_frames.h5") as file:
+        assert file[f"{MEASUREMENT}/n_peaks"][()].tolist() == [5, output.fill, 7, output.fill]
