@@ -94,7 +94,7 @@ async def prepare(
         claimed = await in_thread(lambda: run.open_files(master, ledger))
         datasets = await in_thread(lambda: write_master(claimed, info))
         if info.frames:
-            await in_thread(lambda: run.open_frames(folder / info.frames, info))
+            await in_thread(lambda: run.files.open_frames(folder / info.frames, info))
         return _prepared(run, info, master, ledger, datasets)
     except BaseException:
         await to_the_end(_undo(run, control, links, seconds))

@@ -25,12 +25,10 @@ from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progr
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
 from ..saving.claim import Claim
-from ..saving.frames_file import FramesFile
-from ..saving.h5 import claim, saving_errors
-from ..saving.ledger_file import LedgerFile, LedgerSummary
-from ..saving.master import MasterInfo
+from ..saving.ledger_file import LedgerSummary
 from .lookup import locate
 from .report import main_reasons, runs_of
+from .run_files import RunFiles
 from .settling import Settling
 
 
@@ -71,9 +69,7 @@ class Run:
         self._ledger = ledger
         self._settling = Settling(ledger) if isinstance(ledger, TableLedger) else None
         self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
-        self._file: LedgerFile | None = None
-        self._master: Claim | None = None
-        self._frames: FramesFile | None = None
+        self.files = RunFiles(plan.saving.file_exists_policy)
         self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
     @property
@@ -92,21 +88,8 @@ class Run:
         return max(part.highest for part in self._parts) + 1
 
     def open_files(self, master: Path, ledger: Path) -> Claim:
-        """Make the ledger file, and take the path of the master file. Blocks.
-
-        :raises SavingError: one can't be made.
-        """
-        policy = self.plan.saving.file_exists_policy
-        self._file = LedgerFile(ledger, self._ledger, policy)
-        self._master = claim(master, policy)
-        return self._master
-
-    def open_frames(self, path: Path, info: MasterInfo) -> None:
-        """Take the path of the file that shows all frames as one when they are settled. Blocks.
-
-        :raises SavingError: it can't be made.
-        """
-        self._frames = FramesFile(claim(path, self.plan.saving.file_exists_policy), info.by_frame(), info.files)
+        """Make the ledger file, and take the path of the master file; see ``RunFiles.open``. Blocks."""
+        return self.files.open(master, ledger, self._ledger)
 
     def keep_files(self) -> None:
         """Let files go that those of this acquisition replace. Blocks.
@@ -114,13 +97,7 @@ class Run:
         :raises SavingError: one can't be removed.
         """
         with self._writing:
-            if self._file is not None:
-                self._file.keep()
-            if self._master is not None:
-                with saving_errors(self._master.path, "replacing the old"):
-                    self._master.keep()
-            if self._frames is not None:
-                self._frames.keep()
+            self.files.keep()
 
     def cursors(self, rank: int) -> int:
         """Return the first row of a receiver whose fate is not known here."""
@@ -261,10 +238,9 @@ class Run:
         """
         with self._writing:
             leading = self._ledger.leading(self.announced)
-            if self._file is None or leading <= self.written:
+            if not self.files.writable or leading <= self.written:
                 return False
-            self._file.append(self._ledger.statuses(self.written, leading), self._stamps(self.written, leading))
-            self._file.flush()
+            self.files.append(self._ledger.statuses(self.written, leading), self._stamps(self.written, leading))
             self.written = leading
             return True
 
@@ -281,37 +257,28 @@ class Run:
         elif self.limit == 0:
             self.machine.complete_anyway()
         with self._writing:
-            if self._file is not None:
-                try:
-                    self.keep_files()
-                    self.record()
-                    if self._frames is not None:
-                        rows = [self._ledger.cursor(ReceiverIdx(rank)) for rank in range(len(self._parts))]
-                        there = has_data(self._ledger.statuses(0, self.written))
-                        self._frames.write(self._ledger.places(0, self.written).only(there), rows)
-                        self._frames = None
-                    if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
-                        self.machine.reason = self.machine.reason or (
-                            f"the ledger does not add up: {self.written} leading frames settled, "
-                            f"{self.announced} announced"
-                        )
-                except ReceiverError as error:
-                    self.machine.reason = self.machine.reason or str(error)
-                    raise
-                finally:
-                    self._file.close(self._summary(counts))
-                    self._file = None
+            if not self.files.writable:
+                return
+            try:
+                self.files.keep()
+                self.record()
+                there = has_data(self._ledger.statuses(0, self.written))
+                rows = [self._ledger.cursor(ReceiverIdx(rank)) for rank in range(len(self._parts))]
+                self.files.write_frames(self._ledger.places(0, self.written).only(there), rows)
+                if self.written != self.announced:  # though the sums agree: a frame has two fates, another none
+                    self.machine.reason = self.machine.reason or (
+                        f"the ledger does not add up: {self.written} leading frames settled, {self.announced} announced"
+                    )
+            except ReceiverError as error:
+                self.machine.reason = self.machine.reason or str(error)
+                raise
+            finally:
+                self.files.close(self._summary(counts))
 
     def discard(self) -> None:
         """Remove ledger and master file, and put back those that they were to replace. Blocks."""
         with self._writing:
-            if self._file is not None:
-                self._file.discard()
-                self._file = None
-            if self._master is not None:
-                self._master.drop()
-            if self._frames is not None:
-                self._frames.discard()
+            self.files.discard()
 
     def state(self) -> AcquisitionState:
         """Return what is published."""
