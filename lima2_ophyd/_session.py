@@ -254,10 +254,9 @@ class Session:
         system, found = self.connection.system, self.connection.acquisition
         if system is None or found is None:
             return "the conductor has said nothing about the acquisition"
-        received = sum(receiver.received for receiver in found.receivers)
         return (
             f"detector {system.detector}, acquisition {found.state}, {self.requested} frames asked for, "
-            f"{found.announced} announced, {received} received, {found.written} settled"
+            f"{found.announced} announced, {found.received} received, {found.written} settled"
             f"{', no trigger has come yet' if found.waiting else ''}"
         )
 

@@ -198,15 +198,15 @@ def _count(read: Callable[[AcquisitionState], int]) -> Callable[[Connection], in
 
 
 def _received(state: AcquisitionState) -> int:
-    return sum(receiver.received for receiver in state.receivers)
+    return state.received
 
 
 def _processed(state: AcquisitionState) -> int:
-    return sum(receiver.processed for receiver in state.receivers)
+    return state.processed
 
 
 def _hits(state: AcquisitionState) -> int:
-    return sum(receiver.hits for receiver in state.receivers)
+    return state.hits
 
 
 def _hit_rate(connection: Connection) -> float:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_receivers.topology import NO_RECEIVER
+from lima2_receivers.topology import EVERY_RECEIVER, NO_RECEIVER
 
 MEASUREMENT = "/entry_0000/measurement"
 DATASET = f"{MEASUREMENT}/sparse"
@@ -48,25 +48,35 @@ class SparseStack:
         return stack[(np.s_[:], *rest)]
 
     def _dense(self, frame: int) -> NDArray[np.float32]:
-        """Return one frame; one that was lost has no pixels."""
+        """Return one frame; what was lost has no pixels."""
         with open_file(self._master) as file:
             receiver, row = (int(open_dataset(file, f"{MEASUREMENT}/{name}")[frame]) for name in ("receiver", "row"))
-            link = file.get(f"{MEASUREMENT}/sparse_{receiver if receiver != NO_RECEIVER else 0}", getlink=True)
-        if not isinstance(link, h5py.ExternalLink):
+            links = _links(file)
+        if not links:
             raise OSError(f"{self._master} has no sparse frames")
         image = np.zeros(self._image, np.float32)
-        if receiver == NO_RECEIVER:
-            return image
-        with open_file(self._master.parent / link.filename) as part:
-            # The pointers first: the writer has flushed the pixels before them.
-            ends = open_dataset(part, f"{link.path}/frame_ptr")[row : row + 2]
-            if len(ends) == 2:
-                pixels = slice(int(ends[0]), int(ends[1]))
-                index, intensity = (
-                    open_dataset(part, f"{link.path}/{name}")[pixels] for name in ("index", "intensity")
-                )
-                image.ravel()[index] = intensity
+        wanted = links if receiver == EVERY_RECEIVER else links[receiver : receiver + 1]
+        for link in wanted if receiver != NO_RECEIVER else ():
+            with open_file(self._master.parent / str(link.filename)) as part:
+                # The pointers first: the writer has flushed the pixels before them.
+                ends = open_dataset(part, f"{link.path}/frame_ptr")[row : row + 2]
+                if len(ends) == 2:
+                    pixels = slice(int(ends[0]), int(ends[1]))
+                    index, intensity = (
+                        open_dataset(part, f"{link.path}/{name}")[pixels] for name in ("index", "intensity")
+                    )
+                    image.ravel()[index] = intensity
         return image
+
+
+def _links(master: h5py.File) -> list[h5py.ExternalLink]:
+    """Return the links to the receivers' sparse frames, by rank."""
+    found: list[h5py.ExternalLink] = []
+    while True:
+        link = master.get(f"{MEASUREMENT}/sparse_{len(found)}", getlink=True, default=None)
+        if not isinstance(link, h5py.ExternalLink):
+            return found
+        found.append(link)
 
 
 def open_file(path: Path) -> h5py.File:

@@ -37,6 +37,21 @@ class ModuleLayout(msgspec.Struct, frozen=True):
     chip_gap: int = 0
 
 
+class Part(msgspec.Struct, frozen=True):
+    """Which part of a detector's frames one receiver has, where each has some modules of every frame.
+
+    :param first: the first of its modules; how many it has, the FrameSpec says.
+    :param origin: position (row, col) of the part's image in that of the whole detector.
+    :param image_shape: of the whole detector's image (rows, cols).
+    :param n_modules: of the whole detector.
+    """
+
+    first: int
+    origin: tuple[int, int]
+    image_shape: tuple[int, int]
+    n_modules: int
+
+
 class PixelKind(StrEnum):
     """What the number in a raw pixel is."""
 
@@ -52,6 +67,7 @@ class FrameSpec(msgspec.Struct, frozen=True):
     :param layout: how modules form the image; None where a frame is an image already.
     :param pixel_size: (rows, cols) in metres.
     :param pixels: what the numbers are.
+    :param part: which part of the detector's frames these are; None: they are whole.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +75,7 @@ class FrameSpec(msgspec.Struct, frozen=True):
     layout: ModuleLayout | None = None
     pixel_size: tuple[float, float] = (75e-6, 75e-6)
     pixels: PixelKind = PixelKind.VALUE
+    part: Part | None = None
 
     @property
     def nbytes(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -99,6 +99,11 @@ class Stage(Protocol):
         ...
 
 
+def _always(params: Any) -> str:
+    del params
+    return "it is made for whole frames"
+
+
 class PipelinePlugin(msgspec.Struct, frozen=True):
     """A pipeline's name, parameters and place. The module that holds one must import without OpenCL.
 
@@ -106,12 +111,15 @@ class PipelinePlugin(msgspec.Struct, frozen=True):
     :param params: frozen struct of the parameters, each with a default, unit and meaning.
     :param implementation: ``module:class`` of the Pipeline, imported only on a receiver.
     :param streams: every stream that its outputs may go to, known before the pipeline is made.
+    :param whole_frames: tells why parameters need whole frames; empty: receivers that have some modules of every frame
+        may run it, each on its part, as ``FrameSpec.part`` says. The default: always.
     """
 
     name: str
     params: type[msgspec.Struct]
     implementation: str
     streams: tuple[str, ...]
+    whole_frames: Callable[[Any], str] = _always
 
     def load(self) -> type[Pipeline[msgspec.Struct]]:
         """Import and return the Pipeline class."""

@@ -82,9 +82,12 @@ class Control(Protocol):
     :param settings: the plugin's own table of the configuration.
     :param receivers: data endpoints of the receivers, in the order of their ranks.
     :param timeout: deadline of each call in seconds.
+    :param dispatch: how frames are to spread over the receivers.
     """
 
-    def __init__(self, settings: msgspec.Struct, receivers: tuple[str, ...], timeout: float) -> None: ...
+    def __init__(
+        self, settings: msgspec.Struct, receivers: tuple[str, ...], timeout: float, dispatch: Dispatch
+    ) -> None: ...
 
     async def connect(self) -> Capabilities:
         """Connect (again), and return what the detector can do."""
@@ -166,7 +169,7 @@ class DetectorPlugin(Struct, frozen=True):
     :param source: ``module:class`` of the Source; for ``Transport.UDP``, of the PacketSource; for ``Transport.RING``,
         of the TransferSource.
     :param control: ``module:name`` of the Control, or of a function that makes one; called with (settings, receivers,
-        timeout in seconds).
+        timeout in seconds, dispatch).
     :param transport: how its data comes.
     :param dispatches: how its frames can spread over receivers, the default first.
     :param host_control: ``module:class`` of the HostControl; constructed with (settings, rank). Empty: it has none.
@@ -197,7 +200,7 @@ class DetectorPlugin(Struct, frozen=True):
         """Import and return the TransferSource class of a detector that writes into the receivers' memory."""
         return _load(self.source)
 
-    def load_control(self) -> Callable[[Any, tuple[str, ...], float], Control]:
+    def load_control(self) -> Callable[[Any, tuple[str, ...], float, Dispatch], Control]:
         """Import and return what makes the Control."""
         return _load(self.control)
 
@@ -214,6 +217,11 @@ class PacketSettings(Struct, frozen=True, kw_only=True):
     def n_ports(self) -> int:
         """Ports of each receiver that packets come to, from the one in its configuration upwards: one, if no more."""
         return 1
+
+    def ports_of_part(self, rank: int, n_receivers: int) -> int:
+        """Return the ports of a receiver that has some modules of every frame."""
+        del rank, n_receivers
+        return self.n_ports
 
 
 class TransferSettings(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,8 @@ from numpy.typing import NDArray
 from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
 
 from .errors import StateError
-from .ledger import Counts, FrameLedger, FrameStatus, Ledger, Run, SystemLedger
-from .topology import NO_RECEIVER, NO_ROW, Dispatch, Places, RoundRobin
+from .ledger import Counts, FrameStatus, Ledger, Run
+from .topology import NO_RECEIVER, NO_ROW, Places
 
 _STEP = 4096  # frames that are looked through together
 _FIRST_ROOM = 1024  # frames; it doubles as they come
@@ -180,14 +179,3 @@ def _stretch(values: NDArray, n: int, fill: int) -> NDArray:
     found = np.full(n, fill, values.dtype)
     found[: len(values)] = values
     return found
-
-
-def new_ledger(dispatch: Dispatch, n_receivers: int) -> FrameLedger:
-    """Return the ledger of an acquisition, of no frames yet."""
-    match dispatch:
-        case Dispatch.ROUND_ROBIN:
-            return SystemLedger(RoundRobin(n_receivers))
-        case Dispatch.DYNAMIC:
-            return TableLedger(n_receivers)
-        case _:
-            assert_never(dispatch)

@@ -32,14 +32,14 @@ class FoundFrame:
     """A frame that was looked up.
 
     :param location: where it is.
-    :param place: of its row.
+    :param place: of its row; None: every receiver has a part of it.
     :param data: its values, shaped as the location's dataset says; a sparse frame as an image with 0 for what was not
         picked.
     :param source: ``memory`` or ``file``.
     """
 
     location: FrameLocation
-    place: Place
+    place: Place | None
     data: NDArray[np.generic]
     source: str
 
@@ -57,10 +57,11 @@ async def find_frame(
     """
     location = await client.locate(acquisition, frame, output)
     place = location.place
-    if location.status is not FrameStatus.SAVED or place is None:
+    if location.status is not FrameStatus.SAVED:
         why = f": {location.reason}" if location.reason else ""
         raise StateError(f"acquisition {acquisition}: frame {location.frame} was {_fate(location.status)}{why}")
-    if location.dataset.kind is OutputKind.IMAGE and (chunk := await _from_memory(client, location, place)) is not None:
+    image = location.dataset.kind is OutputKind.IMAGE
+    if image and place is not None and (chunk := await _from_memory(client, location, place)) is not None:
         data = await asyncio.to_thread(decode, chunk.compression, chunk.data, _shape(location), location.dataset.dtype)
         return FoundFrame(location, place, data, "memory")
     return FoundFrame(location, place, await asyncio.to_thread(_from_file, location), "file")

@@ -59,6 +59,8 @@ class AcquisitionState(Struct, frozen=True):
     :param reasons: frames lost, vetoed or failed, by reason.
     :param unplaced: fates of frames that no receiver has, in dynamic dispatch.
     :param waiting: it was started, and no trigger has come yet.
+    :param whole: fates of all frames where each receiver has a part of every frame, so that ``receivers`` count parts;
+        None: a frame is on one receiver.
     """
 
     acquisition: AcquisitionId
@@ -73,8 +75,29 @@ class AcquisitionState(Struct, frozen=True):
     reasons: dict[str, int] = {}
     waiting: bool = False
     unplaced: Counts = Counts()
+    whole: Counts | None = None
 
     @property
     def counts(self) -> Counts:
         """Fates of all frames."""
+        if self.whole is not None:
+            return self.whole
         return sum((receiver.counts for receiver in self.receivers), self.unplaced)
+
+    @property
+    def received(self) -> int:
+        """Frames that arrived whole; of parts, those of the receiver that has the fewest."""
+        return self._over_all([receiver.received for receiver in self.receivers])
+
+    @property
+    def processed(self) -> int:
+        """Frames that left the pipeline; of parts likewise."""
+        return self._over_all([receiver.processed for receiver in self.receivers])
+
+    @property
+    def hits(self) -> int:
+        """Frames that are hits; parts don't tell."""
+        return self._over_all([receiver.hits for receiver in self.receivers])
+
+    def _over_all(self, numbers: list[int]) -> int:
+        return sum(numbers) if self.whole is None else min(numbers, default=0)

@@ -12,20 +12,22 @@ from numpy.typing import NDArray
 from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
 
 NO_RECEIVER = int(np.iinfo(np.uint16).max)  # of a frame that no receiver has
+EVERY_RECEIVER = NO_RECEIVER - 1  # of a frame of which every receiver has a part, in this row
 NO_ROW = int(np.iinfo(np.uint64).max)
 
 
 class Dispatch(StrEnum):
-    """How whole frames spread over receivers."""
+    """How frames spread over receivers."""
 
     ROUND_ROBIN = "round_robin"  # consecutive frames go to consecutive receivers
     DYNAMIC = "dynamic"  # any frame goes to any receiver
+    PARTIAL_FRAME = "partial_frame"  # each receiver gets its modules of every frame
 
 
 class Places(NamedTuple):
     """Where frames are.
 
-    :param receivers: uint16 (n,); ``NO_RECEIVER``: no receiver has it.
+    :param receivers: uint16 (n,); ``NO_RECEIVER``: no receiver has it; ``EVERY_RECEIVER``: each has a part of it.
     :param rows: uint64 (n,); ``NO_ROW`` likewise.
     """
 

@@ -8,6 +8,7 @@ from lima2_processing.calibration import CalibrationFile
 from lima2_processing.errors import DeviceError, ParameterError, ProcessingError
 from lima2_processing.frame import Frame, FrameSpec, PixelKind, fill_value
 from lima2_processing.layouts import grid, jungfrau
+from lima2_processing.parts import crop, parts_of
 from lima2_processing.pipelines.smx import Smx
 from lima2_processing.pipelines.smx_params import PLUGIN, ErrorModel, GainUnit, SmxParams, Veto
 from lima2_processing.testing import PipelineContract, check_result, check_same
@@ -538,3 +539,88 @@ def test_normalization_as_a_poni_file_says(make):
     by_hand = make(SmxParams(beam_center=(20.0, 30.0), distance=0.004, **normalized), FrameSpec(shape, "<u2"))
     expected = by_hand.process(frame).frames[0].values["dense"]
     np.testing.assert_allclose(by_poni.frames[0].values["dense"], expected, rtol=1e-5)
+
+
+# --- parts of frames ---
+
+
+class TestPartsOfFrames(PipelineContract):
+    plugin = PLUGIN
+
+    def spec(self):
+        return parts_of(TINY, 3)[1]
+
+    def files(self):
+        return calibration(TINY)
+
+    def frames(self):
+        return tuple(own_frame(frame, self.spec()) for frame in raw_frames(TINY, self.files()))
+
+    def parameters(self):
+        return RAW_PARAMS
+
+
+def own_frame(frame, spec):
+    """Return what a receiver gets of a frame."""
+    own = frame.data[spec.part.first : spec.part.first + spec.n_modules]
+    return Frame(frame.index, own, spec.all_modules, frame.timestamp)
+
+
+@pytest.mark.parametrize("n_receivers", [2, 3, 4])
+def test_parts_together_are_the_whole(make, n_receivers):
+    files = calibration(TINY)
+    mask = np.zeros(TINY.layout.image_shape, np.uint8)
+    mask[10:20, 30:90] = 1
+    params = {
+        "files": {**files, "mask": mask},
+        "mask": FILE,
+        "solid_angle": True,
+        "distance": 0.1,
+        "beam_center": (40.0, 70.0),
+    }
+    whole = make(**params)
+    frame = raw_frames(TINY, files)[0]
+    expected = whole.process((frame,)).frames[0].values
+    radius = {constant.name: constant.data for constant in whole.constants()}["mask"]
+    found = np.full_like(expected["dense"], np.nan)
+    found_radius, n_picked = np.full_like(radius, np.nan), 0
+    for rank in range(n_receivers):
+        part = parts_of(TINY, n_receivers)[rank]
+        pipeline = make(spec=part, **params)
+        outputs = {output.name: output for output in pipeline.outputs()}
+        assert outputs["sparse"].shape == TINY.layout.image_shape
+        assert "is_hit" not in outputs
+        result = pipeline.process((own_frame(frame, part),)).frames[0]
+        check_result(result, pipeline.outputs())
+        values = result.values
+        place = crop(found, part)
+        np.copyto(place, values["dense"], where=np.isfinite(values["dense"]))
+        own = {constant.name: constant.data for constant in pipeline.constants()}["mask"]
+        np.copyto(found_radius, own, where=np.isfinite(own))
+        sparse = values["sparse"]
+        n_picked += len(sparse.index)
+        np.testing.assert_array_equal(expected["dense"].ravel()[sparse.index], sparse.intensity)
+        for row, col in values["peaks"][: values["n_peaks"], :2]:
+            assert np.isfinite(expected["dense"][round(float(row)), round(float(col))])
+    np.testing.assert_array_equal(found, expected["dense"])
+    np.testing.assert_array_equal(found_radius, radius)
+    assert n_picked > 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"veto": Veto.MARK}, "pipeline.params.veto: got mark"),
+        ({"veto": Veto.SKIP_DENSE}, "pipeline.params.veto: got skip_dense"),
+        ({"acc_nb_frames_xfer": 5}, "pipeline.params.acc_nb_frames_xfer: expected 0"),
+    ],
+)
+def test_what_needs_whole_frames_says_so(make, changes, message):
+    assert message in PLUGIN.whole_frames(msgspec.structs.replace(RAW_PARAMS, **changes))
+    with pytest.raises(ProcessingError, match=message):
+        make(spec=parts_of(TINY, 2)[0], files=calibration(TINY), **changes)
+
+
+def test_parts_will_do_for_the_rest():
+    assert PLUGIN.whole_frames(RAW_PARAMS) == ""
+    assert PLUGIN.whole_frames(msgspec.structs.replace(RAW_PARAMS, veto=Veto.SPARSE_ONLY)) == ""

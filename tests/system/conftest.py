@@ -282,7 +282,7 @@ def make_keyed(tmp_path, sockets):
 def make_jungfrau(make_site):
     """Make a site whose receivers a simulated Jungfrau sends packets to: ``make_jungfrau(2, loss=0.1)``."""
 
-    def make(n_receivers=1, modules=(1, 1), interfaces=1, **network):
+    def make(n_receivers=1, modules=(1, 1), interfaces=1, dispatch="round_robin", **network):
         site = make_site(n_receivers=n_receivers)
         n_ports = modules[0] * modules[1] * interfaces
         first = free_ports(n_ports * n_receivers)
@@ -292,7 +292,7 @@ def make_jungfrau(make_site):
         slot = JUNGFRAU_ROWS * 1024 * 2 * modules[0] * modules[1]
         rest = rest.replace(f"slot_bytes = {64 * 128 * 2}", f"slot_bytes = {slot}").replace("slots = 8", "slots = 32")
         site.config.write_text(
-            f'[detector]\nplugin = "jungfrau"\n[detector.settings]\ncontrol = "ipc://{site.sockets}/sim"\n'
+            f'dispatch = "{dispatch}"\n[detector]\nplugin = "jungfrau"\n[detector.settings]\ncontrol = "ipc://{site.sockets}/sim"\n'
             f'folder = "{site.detector}"\nmodules = {list(modules)}\ninterfaces = {interfaces}\n'
             f"receive_buffer = {2**22}\n[conductor]{rest}"
         )

@@ -19,6 +19,7 @@ from lima2_receivers.errors import DetectorError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams
 from lima2_receivers.plugins import DETECTORS
 from lima2_receivers.saving.read import read_rows
+from lima2_receivers.topology import Dispatch
 
 DATA = "/entry_0000/measurement/data"
 ROWS = 64  # that are read out of the Jungfrau's module, so that frames are small
@@ -87,7 +88,9 @@ async def expose(site, nb_frames, **detector):
     config = load_config(site.config)
     plugin = DETECTORS.get(config.detector.plugin)
     endpoints = tuple(receiver.data for receiver in config.receivers)
-    control = plugin.load_control()(detector_settings(config, plugin.settings), endpoints, DEADLINE)
+    control = plugin.load_control()(
+        detector_settings(config, plugin.settings), endpoints, DEADLINE, Dispatch.ROUND_ROBIN
+    )
     deadline = time.monotonic() + DEADLINE
     try:
         while True:

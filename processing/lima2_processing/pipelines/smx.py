@@ -28,6 +28,7 @@ from ..frame import (
     SparseFrame,
 )
 from ..geometry import image_shape
+from ..parts import embed, positions_in_whole, whole_shape
 from ..pipeline import Calibration, Pipeline, Stage
 from ..result_pool import ResultPool
 from ..stages.dense import Dense
@@ -36,7 +37,7 @@ from ..stages.pixels import FLOAT
 from ..stages.radial_background import Background, RadialBackground
 from ..stages.sparsify import Picked, Sparsify
 from ..stages.upload import Sent, Upload
-from .smx_params import ErrorModel, SmxParams, Veto
+from .smx_params import ErrorModel, SmxParams, Veto, whole_frames
 from .smx_setup import check, make_bins, make_images, unused_pixels
 from .smx_sums import Sums, sum_outputs
 
@@ -79,6 +80,8 @@ class Smx(Pipeline[SmxParams]):
         self, params: SmxParams, spec: FrameSpec, device: Device, files: Mapping[str, Calibration], batch: int = 1
     ) -> None:
         super().__init__(params, spec, device, files, batch)
+        if spec.part is not None and (why := whole_frames(params)):
+            raise ProcessingError(f"smx on parts of frames: {why}")
         check(params, spec)
         before = device.allocated
         self._shape = image_shape(spec)
@@ -156,12 +159,14 @@ class Smx(Pipeline[SmxParams]):
         )
         return (
             dense,
-            Output("sparse", OutputKind.SPARSE, "<f4", self._shape, "sparse", unit, "pixels above background"),
+            Output(
+                "sparse", OutputKind.SPARSE, "<f4", whole_shape(self.spec), "sparse", unit, "pixels above background"
+            ),
             Output("background_avg", profile, "<f4", bins, "sparse", unit, "radial background"),
             Output("background_std", profile, "<f4", bins, "sparse", unit, "deviation of the background"),
             Output("peaks", table, "<f4", peaks, "results", "", ", ".join(COLUMNS)),
             Output("n_peaks", scalar, "<i4", (), "results", "", "number of peaks", hinted=True),
-            Output("is_hit", scalar, "|u1", (), "results", "", "hit", hinted=True),
+            *(() if self.spec.part else (Output("is_hit", scalar, "|u1", (), "results", "", "hit", hinted=True),)),
             Output("peaks_overflow", scalar, "|u1", (), "results", "", "more peaks than max_peaks"),
             *(sum_outputs(self._pixels, self._shape, window, unit) if window else ()),
         )
@@ -173,7 +178,7 @@ class Smx(Pipeline[SmxParams]):
             Constant("radius", self.bins.radius, "sparse", unit, "radius of each bin"),
             Constant(
                 "mask",
-                np.where(self._unused, np.float32(np.nan), self._radius_map),
+                embed(np.where(self._unused, np.float32(np.nan), self._radius_map), self.spec, np.nan),
                 "sparse",
                 unit,
                 "radius of each pixel, NaN where masked",
@@ -237,7 +242,7 @@ class Smx(Pipeline[SmxParams]):
         results = self._read_back(work, frames, _Enqueued(images, background, picked), peaks)
         if work.sums is None:
             return Results(results)
-        hits = [bool(result.values["is_hit"]) for result in results]
+        hits = [bool(result.values["is_hit"]) for result in results]  # whole frames: see ``whole_frames``
         return Results(results, work.sums.add(images, frames, hits))
 
     def _raw(self, frame: Frame) -> NDArray[np.generic]:
@@ -275,7 +280,7 @@ class Smx(Pipeline[SmxParams]):
         results = []
         for at, frame in enumerate(frames):
             values: dict[str, NDArray[np.generic] | SparseFrame] = {
-                "sparse": SparseFrame(indices[at], intensities[at]),
+                "sparse": SparseFrame(positions_in_whole(indices[at], self.spec), intensities[at]),
                 "background_avg": mean[at],
                 "background_std": deviation[at],
                 **tables[at],
@@ -327,12 +332,16 @@ class Smx(Pipeline[SmxParams]):
             kept = peaks
         table = np.full((limit, len(COLUMNS)), np.nan, np.float32)
         table[: len(kept)] = kept
-        return {
+        if self.spec.part is not None:
+            table[:, :2] += np.array(self.spec.part.origin, np.float32)
+        found: dict[str, NDArray[np.generic]] = {
             "peaks": table,
             "n_peaks": np.array(len(peaks), np.int32),
-            "is_hit": np.array(len(peaks) >= self.params.min_nb_peaks, np.uint8),
             "peaks_overflow": np.array(overflow, np.uint8),
         }
+        if self.spec.part is None:  # the peaks of a part don't tell
+            found["is_hit"] = np.array(len(peaks) >= self.params.min_nb_peaks, np.uint8)
+        return found
 
 
 _WAITING = 4  # dense frames that may still be on their way to the files while the next are made

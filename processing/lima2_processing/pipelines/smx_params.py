@@ -110,9 +110,19 @@ class SmxParams(Struct, frozen=True, forbid_unknown_fields=True):
     acc_nb_frames_xfer: Annotated[int, Meta(ge=0)] = 0
 
 
+def whole_frames(params: SmxParams) -> str:
+    """Return why these parameters need whole frames; empty: parts of frames are processed as well."""
+    if params.veto in (Veto.MARK, Veto.SKIP_DENSE):
+        return f"pipeline.params.veto: got {params.veto}, expected off or sparse_only: only whole frames tell hits"
+    if params.acc_nb_frames_xfer:
+        return "pipeline.params.acc_nb_frames_xfer: expected 0: only whole frames tell hits from others"
+    return ""
+
+
 PLUGIN = PipelinePlugin(
     name="smx",
     params=SmxParams,
     implementation="lima2_processing.pipelines.smx:Smx",
     streams=("dense", "sparse", "results", "accumulated"),
+    whole_frames=whole_frames,
 )

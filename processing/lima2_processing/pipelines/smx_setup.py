@@ -25,6 +25,7 @@ from ..geometry import (
     radius_of,
     upright_geometry,
 )
+from ..parts import crop, own_modules, whole_shape
 from ..pipeline import Calibration, Stage
 from ..stages.assemble import Assemble
 from ..stages.convert import Convert
@@ -101,8 +102,8 @@ def make_images(
     why: dict[str, NDArray[np.bool_]] = {}
     pixels = FLOAT
     if params.pedestal:
-        gain = _stack("gain", files) * _gain_scale(params)
-        correction = GainPedestal(device, spec, _stack("pedestal", files), gain, batch)
+        gain = _stack("gain", spec, files) * _gain_scale(params)
+        correction = GainPedestal(device, spec, _stack("pedestal", spec, files), gain, batch)
         stages.append(correction)
         bad = correction.bad
     elif _as_they_came(params, spec):
@@ -122,14 +123,14 @@ def make_images(
     bad = bad | why["gaps"] if "gaps" in why else bad
     if params.solid_angle or params.polarization is not None:
         geometry = _geometry(params, spec, files)
-        divisor = normalization_of(geometry, shape, params.solid_angle, params.polarization)
+        divisor = crop(normalization_of(geometry, whole_shape(spec), params.solid_angle, params.polarization), spec)
         factor = np.where(divisor > 0, 1 / np.maximum(divisor, np.finfo(np.float32).tiny), np.nan).astype(np.float32)
         stages.append(Scale(device, pixels, factor, batch))
         pixels = FLOAT
     if params.mask is not None:
-        masked = array("mask", files)
-        if masked.size == np.prod(shape):
-            masked = masked.reshape(shape)  # files of raw values have no shape
+        masked, whole = array("mask", files), whole_shape(spec)
+        if masked.size == np.prod(whole):
+            masked = np.ascontiguousarray(crop(masked.reshape(whole), spec))  # files of raw values have no shape
         stage = Mask(device, FrameSpec(shape, "<f4"), masked)
         if pixels is FLOAT:
             stages.append(stage)
@@ -151,12 +152,13 @@ def make_bins(
 
     :raises ParameterError: the geometry can't be read or does not fit, or every pixel is masked.
     """
-    shape = image_shape(spec)
+    shape = whole_shape(spec)
     if params.poni is not None:
         radius = radius_of(_geometry(params, spec, files), shape, params.unit)
     else:
         center = _center(params, shape)
         radius = radius_map(shape, spec.pixel_size, center, params.unit, params.distance, params.photon_energy)
+    radius = np.ascontiguousarray(crop(radius, spec), np.float64)
     excluded = bad.copy()
     if spec.layout is not None:
         excluded |= double_pixels(spec, spec.layout)
@@ -175,8 +177,8 @@ def array(name: str, files: Mapping[str, Calibration]) -> NDArray[np.generic]:
 
 
 def _geometry(params: SmxParams, spec: FrameSpec, files: Mapping[str, Calibration]) -> AzimuthalIntegrator:
-    """Return pyFAI's geometry, from the PONI file or from distance and beam centre."""
-    shape = image_shape(spec)
+    """Return pyFAI's geometry of the whole detector, from the PONI file or from distance and beam centre."""
+    shape = whole_shape(spec)
     if params.poni is None:
         return upright_geometry(shape, spec.pixel_size, _center(params, shape), params.distance)
     text = files["poni"]
@@ -204,7 +206,7 @@ def _gain_scale(params: SmxParams) -> float:
     return params.photon_energy * 1e-3
 
 
-def _stack(name: str, files: Mapping[str, Calibration]) -> NDArray[np.floating]:
-    """Return the three stages' maps, from one file or three."""
+def _stack(name: str, spec: FrameSpec, files: Mapping[str, Calibration]) -> NDArray[np.floating]:
+    """Return the three stages' maps of these modules, from one file or three."""
     parts = [np.ravel(array(key, files)) for key in sorted(files) if key.startswith(f"{name}.")]
-    return np.concatenate(parts).astype(np.float64)
+    return own_modules(np.concatenate(parts).astype(np.float64), spec, planes=3)

@@ -39,8 +39,8 @@ class FrameReport(msgspec.Struct, frozen=True):
     total: float
     status: str
     reason: str
-    receiver: int
-    row: int
+    receiver: int | None
+    row: int | None
     master_file: str
     dataset: str
     source: str
@@ -96,8 +96,8 @@ def describe(found: FoundFrame, output: Path | None = None) -> FrameReport:
         total=float(values.sum()),
         status=location.status.name.lower(),
         reason=location.reason,
-        receiver=found.place.receiver,
-        row=found.place.row,
+        receiver=found.place.receiver if found.place else None,
+        row=found.place.row if found.place else None,
         master_file=location.master_file,
         dataset=location.dataset.path,
         source=found.source,
@@ -111,10 +111,16 @@ def _text(report: FrameReport) -> str:
         f"frame {report.frame} of {report.acquisition}: {report.status}{why}",
         f"  {report.output}: {report.dtype} {report.shape}, min {report.minimum:g}, max {report.maximum:g}, "
         f"sum {report.total:g}",
-        f"  receiver {report.receiver}, row {report.row}, read from {report.source}",
+        f"  {_where(report)}, read from {report.source}",
         f"  {report.master_file} {report.dataset}",
     ]
     return "\n".join([*lines, f"  saved as {report.saved_as}"] if report.saved_as else lines)
+
+
+def _where(report: FrameReport) -> str:
+    return (
+        "part of it on every receiver" if report.receiver is None else f"receiver {report.receiver}, row {report.row}"
+    )
 
 
 def _image(data: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -13,7 +13,7 @@ from lima2_processing.frame import AcquisitionId, FrameIdx
 from ..acquisition import Event, Outcome, State
 from ..config import Config, detector_settings
 from ..errors import ReceiverError, StateError
-from ..ledger_table import new_ledger
+from ..ledgers import new_ledger
 from ..messages import (
     AcquisitionClosed,
     ConductorRequest,
@@ -69,7 +69,7 @@ class ConductorDaemon:
     def __init__(self, config: Config) -> None:
         plugin = DETECTORS.get(config.detector.plugin)
         check_streams(config)
-        dispatch_of(config)
+        dispatch = dispatch_of(config)
         self._config = config
         self._instance = uuid.uuid4().hex
         self._sequence = 0
@@ -78,7 +78,8 @@ class ConductorDaemon:
         self._unmade: dict[AcquisitionId, AcquisitionState] = {}  # whose prepare failed, or was stopped
         seconds = config.deadlines.command
         settings = detector_settings(config, plugin.settings)
-        self._control = plugin.load_control()(settings, tuple(one.data for one in config.receivers), seconds)
+        receivers = tuple(one.data for one in config.receivers)
+        self._control = plugin.load_control()(settings, receivers, seconds, dispatch)
         self._links = [
             ReceiverLink(rank, r.commands, seconds, conductor_credentials(config, receiver_name(rank)))
             for rank, r in enumerate(config.receivers)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import TypeVar
 
-from lima2_processing.frame import AcquisitionId
+from lima2_processing.frame import AcquisitionId, FrameSpec
 
 from ..errors import ReceiverError, StateError, error_from_code
 from ..messages import Discard, Done, Message, Poll, PrepareReceiver, ReceiverPrepared, ReceiverProgress
 from ..published import ReceiverState
+from ..saving.mosaic import as_whole
 from ..security.keys import Credentials
 from ..transport.requests import Requester
 
@@ -108,18 +109,27 @@ async def check_all(links: Iterable[ReceiverLink], messages: Iterable[PrepareRec
 
 
 async def prepare_all(
-    links: Iterable[ReceiverLink], messages: Iterable[PrepareReceiver], timeout: float
+    links: Iterable[ReceiverLink],
+    messages: Iterable[PrepareReceiver],
+    timeout: float,
+    parts: Sequence[FrameSpec] = (),
 ) -> list[ReceiverPrepared]:
     """Prepare every receiver. Where one fails, the caller has to discard all.
 
+    :param parts: what each receiver gets of a frame, where each has some modules of all; none: frames are whole.
     :raises ReceiverError: the first failure, once all have answered.
     :raises StateError: receivers disagree about what a frame gives.
     """
     replies = await _all(
         link.ask_patiently(message, ReceiverPrepared, timeout) for link, message in zip(links, messages, strict=True)
     )
-    for rank, reply in enumerate(replies):
-        if reply.outputs != replies[0].outputs:
+    declared = [reply.outputs for reply in replies]
+    if parts:
+        declared = [
+            tuple(as_whole(output, part) for output in outputs) for outputs, part in zip(declared, parts, strict=True)
+        ]
+    for rank, outputs in enumerate(declared):
+        if outputs != declared[0]:
             raise StateError(f"receiver {rank} makes other outputs than receiver 0: are their versions the same?")
     return replies
 

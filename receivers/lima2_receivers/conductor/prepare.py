@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from lima2_processing.parts import parts_of
+
 from ..cancellation import in_thread, to_the_end
 from ..config import Config
 from ..control import Capabilities, Control
@@ -55,10 +57,11 @@ async def prepare(
     """
     seconds = config.deadlines.prepare
     plan = run.plan
+    dispatch = dispatch_of(config)
     shares = [
         PrepareReceiver(
             run.id,
-            ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan, dispatch_of(config)),
+            ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan, dispatch),
             check_only=True,
         )
         for link in links
@@ -73,7 +76,8 @@ async def prepare(
             PrepareReceiver(run.id, msgspec.structs.replace(message.share, frame_spec=spec, series=run.series))
             for message in shares
         ]
-        replies = await prepare_all(links, shares, seconds)
+        parts = parts_of(spec, len(links)) if dispatch is Dispatch.PARTIAL_FRAME else ()
+        replies = await prepare_all(links, shares, seconds, parts)
         folder = Path(plan.saving.base_path)
         master = folder / master_name(plan.saving.filename_prefix)
         ledger = folder / ledger_name(plan.saving.filename_prefix)
@@ -89,7 +93,8 @@ async def prepare(
             files=tuple(reply.files for reply in replies),
             ledger=ledger.name,
             pipelines=tuple(reply.facts for reply in replies),
-            frames=frames_name(plan.saving.filename_prefix) if dispatch_of(config) is Dispatch.DYNAMIC else "",
+            frames=frames_name(plan.saving.filename_prefix) if dispatch is Dispatch.DYNAMIC else "",
+            parts=parts,
         )
         claimed = await in_thread(lambda: run.open_files(master, ledger))
         datasets = await in_thread(lambda: write_master(claimed, info))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx, ReceiverIdx
 
@@ -20,6 +18,7 @@ from ..acquisition import Acquisition, Outcome, State
 from ..control import DetectorStatus
 from ..errors import ReceiverError, StateError
 from ..ledger import Counts, FrameLedger, has_data
+from ..ledger_parts import PartsLedger
 from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
@@ -27,6 +26,7 @@ from ..published import AcquisitionState, ReceiverCounters
 from ..saving.claim import Claim
 from ..saving.ledger_file import LedgerSummary
 from .lookup import locate
+from .marks import Marks
 from .report import main_reasons, runs_of
 from .run_files import RunFiles
 from .settling import Settling
@@ -40,7 +40,6 @@ class _Part:
     closed: bool = False
     dead: bool = False
     highest: int = -1
-    timestamps: array[float] = field(default_factory=lambda: array("d"))
 
 
 class Run:
@@ -69,6 +68,7 @@ class Run:
         self._ledger = ledger
         self._settling = Settling(ledger) if isinstance(ledger, TableLedger) else None
         self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
+        self._marks = Marks(ledger.n_receivers)
         self.files = RunFiles(plan.saving.file_exists_policy)
         self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
@@ -125,9 +125,7 @@ class Run:
         part, receiver = self._parts[rank], ReceiverIdx(rank)
         known = self._ledger.cursor(receiver)
         before = (part.counters, part.closed, known)
-        skip = known - progress.first
-        if skip >= 0:  # before the fates: another thread may record them at once
-            part.timestamps.extend(np.frombuffer(progress.timestamps, "<f8")[skip:].tolist())
+        self._marks.extend(rank, progress, known)  # before the fates: another thread may record them at once
         self._ledger.extend(receiver, progress.first, progress.runs, np.frombuffer(progress.frames, "<u8").tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
         part.closed = progress.state is State.CLOSED
@@ -240,7 +238,12 @@ class Run:
             leading = self._ledger.leading(self.announced)
             if not self.files.writable or leading <= self.written:
                 return False
-            self.files.append(self._ledger.statuses(self.written, leading), self._stamps(self.written, leading))
+            n_modules = self.prepared.frame_spec.n_modules if self.prepared else 1
+            self.files.append(
+                self._ledger.statuses(self.written, leading),
+                self._marks.timestamps(self._ledger.places(self.written, leading)),
+                self._marks.modules(self._ledger, self.written, leading, n_modules),
+            )
             self.written = leading
             return True
 
@@ -295,6 +298,7 @@ class Run:
             reasons=self._ledger.reasons(),
             waiting=self.waiting,
             unplaced=self._ledger.unplaced,
+            whole=self._ledger.counts if isinstance(self._ledger, PartsLedger) else None,
         )
 
     @property
@@ -318,7 +322,7 @@ class Run:
 
     def report(self) -> LedgerReport:
         """Return what became of all frames so far. Takes a while where there are many."""
-        parts = [self._counters(rank) for rank in range(len(self._parts))]
+        state = self.state()
         return LedgerReport(
             acquisition=self.id,
             announced=self.announced,
@@ -326,8 +330,8 @@ class Run:
             counts=self._ledger.counts,
             reasons=main_reasons(self._ledger.reasons()),
             runs=runs_of(self._ledger.statuses(0, self.written)),
-            processed=sum(part.processed for part in parts),
-            hits=sum(part.hits for part in parts),
+            processed=state.processed,
+            hits=state.hits,
         )
 
     def begin(self) -> None:
@@ -359,17 +363,6 @@ class Run:
         part, receiver = self._parts[rank], ReceiverIdx(rank)
         counts = self._ledger.part_counts(receiver) if part.dead else part.counters.counts
         return msgspec.structs.replace(part.counters, counts=counts - self._ledger.doubles(receiver))
-
-    def _stamps(self, first: int, last: int) -> NDArray[np.float64]:
-        """Return the timestamps of frames ``first`` to ``last`` - 1 (n,), NaN where none is known."""
-        found = np.full(last - first, np.nan)
-        places = self._ledger.places(first, last)
-        for rank, part in enumerate(self._parts):
-            mine = np.flatnonzero(places.receivers == rank)
-            rows = places.rows[mine].astype(np.int64)
-            known = rows < len(part.timestamps)
-            found[mine[known]] = [part.timestamps[row] for row in rows[known]]
-        return found
 
     def place(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx] | None:
         """Return which receiver and row hold a frame; None: no receiver has it."""

@@ -64,13 +64,13 @@ class RunFiles:
         if self._frames is not None:
             self._frames.keep()
 
-    def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> None:
-        """Append the next frames to the ledger file, and flush it.
+    def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64], modules: NDArray[np.uint64]) -> None:
+        """Append the next frames to the ledger file, and flush it; see ``LedgerFile.append``.
 
         :raises SavingError: it can't be written.
         """
         if self._ledger is not None:
-            self._ledger.append(statuses, timestamps)
+            self._ledger.append(statuses, timestamps, modules)
             self._ledger.flush()
 
     def write_frames(self, places: Places, rows: Sequence[int]) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from lima2_processing.errors import ParameterError
+from lima2_processing.parts import parts_of
+
 from ..config import Config
 from ..control import Capabilities, Range
 from ..errors import PlanError, StateError
 from ..plan import AcquisitionPlan, TriggerMode, decode_params
-from ..plugins import DETECTORS, decode_pipeline
+from ..plugins import DETECTORS, PIPELINES, decode_pipeline, dispatch_of
+from ..topology import Dispatch
 
 
 def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config) -> None:
@@ -35,8 +41,21 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
         if acquisition.trigger_mode is TriggerMode.GATE:
             raise PlanError("acquisition.nb_frames_per_trigger: a gate exposes one frame, expected 1")
     decode_params(plan.detector, DETECTORS.get(config.detector.plugin).params, "detector")
-    if plan.pipeline is not None:
-        decode_pipeline(plan.pipeline)
+    params = decode_pipeline(plan.pipeline) if plan.pipeline is not None else None
+    if dispatch_of(config) is Dispatch.PARTIAL_FRAME:
+        _check_parts(plan, params, capabilities, len(config.receivers))
+
+
+def _check_parts(
+    plan: AcquisitionPlan, params: msgspec.Struct | None, capabilities: Capabilities, n_receivers: int
+) -> None:
+    """Check that receivers can have some modules each of every frame."""
+    try:
+        parts_of(capabilities.frame_spec, n_receivers)
+    except ParameterError as error:
+        raise PlanError(str(error)) from error
+    if plan.pipeline is not None and (why := PIPELINES.get(plan.pipeline.name).whole_frames(params)):
+        raise PlanError(f"pipeline {plan.pipeline.name} on receivers that have a part of each frame: {why}")
 
 
 def check_trigger(

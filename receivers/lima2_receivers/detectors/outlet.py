@@ -9,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from lima2_processing.errors import ParameterError
 from lima2_processing.frame import FrameSpec
+from lima2_processing.parts import parts_of
 
+from ..errors import ConfigError
 from .faults import NO_FAULTS, Faults, FaultyWay
 from .protocol import Arm
 from .stream import encode_end, encode_frame_header
@@ -146,6 +150,54 @@ class StreamOutlet:
             log.info("receiver %d takes frames again", receiver)
         self._gone.discard(receiver)
         return True
+
+
+class PartsOutlet:
+    """Sends each receiver its modules of every frame, as ``StreamOutlet`` sends whole ones: all are one destination.
+
+    :param spec: what whole frames look like.
+    :param receivers: see ``StreamOutlet``; so are the others.
+    :raises ConfigError: frames can't be spread so.
+    """
+
+    n_receivers = 1
+
+    def __init__(
+        self, spec: FrameSpec, receivers: tuple[str, ...], patience: float, faults: Faults = NO_FAULTS
+    ) -> None:
+        try:
+            parts = parts_of(spec, len(receivers))
+        except ParameterError as error:
+            raise ConfigError(str(error)) from error
+        self._modules = [slice(part.part.first, part.part.first + part.n_modules) for part in parts if part.part]
+        self._ways = [
+            StreamOutlet(part, (endpoint,), patience, msgspec.structs.replace(faults, seed=faults.seed + rank))
+            for rank, (part, endpoint) in enumerate(zip(parts, receivers, strict=True))
+        ]
+
+    def begin(self, arm: Arm) -> int:
+        """Begin a series under the conductor's number."""
+        return [way.begin(arm) for way in self._ways][-1]
+
+    def send(self, shot: Shot, receiver: int, stopping: Callable[[], bool]) -> Delivery:
+        """Send a frame's parts; those that got lost, or that no receiver took, are missing."""
+        del receiver
+        found = [
+            way.send(Shot(shot.series, shot.index, shot.pixels[modules], shot.timestamp), 0, stopping)
+            for way, modules in zip(self._ways, self._modules, strict=True)
+        ]
+        missing = sum(one.missing or not one.taken for one in found)
+        return Delivery(any(one.taken for one in found), missing)
+
+    def end(self, series: int, n_frames: int, stopping: Callable[[], bool]) -> None:
+        """Tell all receivers that a series is over."""
+        for way in self._ways:
+            way.end(series, n_frames, stopping)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for way in self._ways:
+            way.close()
 
 
 def _connect(endpoint: str) -> zmq.SyncSocket:

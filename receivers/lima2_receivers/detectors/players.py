@@ -17,7 +17,7 @@ from .jungfrau.outlet import CALM, JungfrauOutlet, Network
 from .jungfrau.params import JungfrauSettings
 from .jungfrau.supply import JungfrauSupply
 from .order import Order
-from .outlet import Outlet, StreamOutlet
+from .outlet import Outlet, PartsOutlet, StreamOutlet
 from .protocol import Arm
 from .reader.params import ReaderSettings
 from .reader.supply import read_supply
@@ -73,6 +73,7 @@ class StreamPlayer:
     :param receivers: their data endpoints, in the order of ranks.
     :param faults: what happens to messages on their way.
     :param order: which receiver gets which frame.
+    :param by_module: True: each receiver gets some modules of every frame.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class StreamPlayer:
         receivers: tuple[str, ...],
         faults: Faults = NO_FAULTS,
         order: Order = Order.IN_TURN,
+        by_module: bool = False,
     ) -> None:
         self.order = order
+        self._by_module = by_module
         self.control = settings.control
         self.folder = settings.folder
         self._patience = settings.send_timeout
@@ -97,6 +100,8 @@ class StreamPlayer:
 
     def make_outlet(self, supply: Supply) -> Outlet:
         """Make the way to its receivers."""
+        if self._by_module:
+            return PartsOutlet(supply.spec, self._receivers, self._patience, self._faults)
         return StreamOutlet(supply.spec, self._receivers, self._patience, self._faults)
 
     def read_out(self, supply: Supply, arm: Arm) -> Supply:
@@ -116,12 +121,18 @@ class JungfrauPlayer:
     :param receivers: their data endpoints, in the order of ranks.
     :param look: what is on its frames.
     :param network: what happens to packets on their way.
+    :param by_module: True: each receiver gets some modules of every frame.
     """
 
     order = Order.IN_TURN
 
     def __init__(
-        self, settings: JungfrauSettings, receivers: tuple[str, ...], look: Look = LOOK, network: Network = CALM
+        self,
+        settings: JungfrauSettings,
+        receivers: tuple[str, ...],
+        look: Look = LOOK,
+        network: Network = CALM,
+        by_module: bool = False,
     ) -> None:
         self.control = settings.control
         self.folder = settings.folder
@@ -129,6 +140,7 @@ class JungfrauPlayer:
         self._receivers = receivers
         self._supply = JungfrauSupply(settings, look)
         self._network = network
+        self._by_module = by_module
 
     def make_supply(self, unwanted: threading.Event) -> Supply:
         """Make its frames."""
@@ -137,7 +149,7 @@ class JungfrauPlayer:
     def make_outlet(self, supply: Supply) -> Outlet:
         """Make the way to its receivers."""
         del supply
-        return JungfrauOutlet(self._settings, self._receivers, self._network)
+        return JungfrauOutlet(self._settings, self._receivers, self._network, self._by_module)
 
     def read_out(self, supply: Supply, arm: Arm) -> Supply:
         """Return its frames as an acquisition has them read out."""
@@ -200,19 +212,21 @@ def make_player(config: Config, look: Look = LOOK, network: Network = CALM, faul
     :raises ConfigError: its detector is no simulated one, or its settings are wrong.
     """
     receivers = tuple(receiver.data for receiver in config.receivers)
-    dynamic = dispatch_of(config) is Dispatch.DYNAMIC
+    dispatch = dispatch_of(config)
+    dynamic, by_module = dispatch is Dispatch.DYNAMIC, dispatch is Dispatch.PARTIAL_FRAME
     match config.detector.plugin:
         case "simulator":
             simulator = detector_settings(config, SimulatorSettings)
             order = Order(simulator.order) if dynamic else Order.IN_TURN
             make = partial(simulate_supply, simulator)
-            player: Player = StreamPlayer(simulator, make, receivers, faults, order)
+            player: Player = StreamPlayer(simulator, make, receivers, faults, order, by_module)
         case "reader":
             reader = detector_settings(config, ReaderSettings)
             order = Order.RANDOM if dynamic else Order.IN_TURN
-            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers, faults, order)
+            player = StreamPlayer(reader, lambda _: read_supply(reader), receivers, faults, order, by_module)
         case "jungfrau":
-            player = JungfrauPlayer(detector_settings(config, JungfrauSettings), receivers, look, network)
+            jungfrau = detector_settings(config, JungfrauSettings)
+            player = JungfrauPlayer(jungfrau, receivers, look, network, by_module)
         case "smartpix":
             smartpix = detector_settings(config, SmartpixSettings)
             slot_bytes = tuple(receiver.ring.slot_bytes for receiver in config.receivers)

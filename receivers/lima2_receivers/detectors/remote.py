@@ -11,6 +11,7 @@ from ..control import Armed, Capabilities, DetectorStatus
 from ..errors import DetectorError, ReceiverError, UnreachableError
 from ..messages import Done, Message
 from ..plan import AcquisitionPlan
+from ..topology import Dispatch
 from ..transport.requests import Requester
 from . import protocol
 from .protocol import Arm, Described, Expose, GetCapabilities, GetStatus, Halt, Status, decode_sender_reply
@@ -25,9 +26,11 @@ class RemoteControl(ABC, Generic[S]):
     :param settings: the plugin's own table of the configuration.
     :param receivers: their data endpoints.
     :param timeout: deadline of each call in seconds.
+    :param dispatch: the sender process knows it from the configuration.
     """
 
-    def __init__(self, settings: S, receivers: tuple[str, ...], timeout: float) -> None:
+    def __init__(self, settings: S, receivers: tuple[str, ...], timeout: float, dispatch: Dispatch) -> None:
+        del dispatch
         self.settings = settings
         self.receivers = receivers
         self._armed: int | None = None

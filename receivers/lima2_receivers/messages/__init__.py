@@ -46,6 +46,7 @@ from .frames import (
     Place,
 )
 from .shares import (
+    ALL_MODULES,
     Announce,
     ConstantInfo,
     Discard,
@@ -61,6 +62,7 @@ from .shares import (
 )
 
 __all__ = [
+    "ALL_MODULES",
     "MAJOR",
     "MINOR",
     "AcquisitionClosed",

@@ -83,7 +83,7 @@ class FrameLocation(Message, frozen=True):
     :param frame: its number.
     :param status: what became of it.
     :param reason: why it is lost, vetoed or failed, or what is missing of it.
-    :param place: of its row; None: no receiver has it.
+    :param place: of its row; None: no receiver has it, or every receiver a part of it.
     :param master_file: absolute path.
     :param dataset: of the master file, whose row of the frame's number is the frame.
     """

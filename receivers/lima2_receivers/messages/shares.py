@@ -11,6 +11,9 @@ from ..ledger import Counts, Run
 from ..plan import ReceiverPlan
 from .base import Message
 
+ALL_MODULES = 2**64 - 1
+"""The bitmap of a row that misses no module, in ``Progress.modules``."""
+
 
 class PrepareReceiver(Message, frozen=True):
     """Make pipeline and files of a share; with ``check_only`` only see whether that would work."""
@@ -111,6 +114,8 @@ class Progress(Struct, frozen=True):
     :param highest: highest frame index seen; -1: none.
     :param reason: what went wrong; empty where nothing did.
     :param frames: little-endian uint64, the frame in each row of ``runs``; empty where the topology says.
+    :param modules: little-endian uint64, the bitmap of the modules that came of each row of ``runs``; empty:
+        ``ALL_MODULES`` of each.
     """
 
     acquisition: AcquisitionId
@@ -125,6 +130,7 @@ class Progress(Struct, frozen=True):
     highest: int
     reason: str = ""
     frames: bytes = b""
+    modules: bytes = b""
 
 
 class ReceiverProgress(Message, frozen=True):

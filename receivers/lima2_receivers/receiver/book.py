@@ -15,7 +15,7 @@ from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx
 from ..acquisition import State
 from ..errors import StateError
 from ..ledger import FrameStatus, Ledger
-from ..messages import Progress
+from ..messages import ALL_MODULES, Progress
 
 REMEMBERED_ROWS = 1024  # rows whose scalars can be asked for
 MAX_LEAP = 1_000_000  # rows that a frame may be ahead of the one before: more is a broken frame number
@@ -52,6 +52,7 @@ class Book:
         self._closed = False
         self._progressed = time.monotonic()
         self._timestamps: dict[int, float] = {}
+        self._modules: dict[int, int] = {}  # bitmaps, of rows that miss some
         self._scalars: OrderedDict[int, dict[str, float]] = OrderedDict()
         self._received = self._processed = self._hits = 0
         self._highest = -1
@@ -62,9 +63,12 @@ class Book:
         with self._lock:
             return max(self._due, self._ledger.settled)
 
-    def claim(self, row: LocalIdx, frame: FrameIdx, timestamp: float) -> list[LocalIdx] | None:
+    def claim(
+        self, row: LocalIdx, frame: FrameIdx, timestamp: float, modules: int | None = None
+    ) -> list[LocalIdx] | None:
         """Take a row for a frame that came.
 
+        :param modules: bitmap of those that came; None: all did.
         :returns: the rows that it has overtaken, which are lost; None: the frame is not wanted, since it is a duplicate
             or a straggler, its number is absurd, or the share closes.
         """
@@ -78,6 +82,8 @@ class Book:
             self._received += 1
             self._highest = max(self._highest, frame)
             self._timestamps[row] = timestamp
+            if modules is not None:
+                self._modules[row] = modules
             self._progressed = time.monotonic()
             return overtaken
 
@@ -162,8 +168,10 @@ class Book:
         with self._lock:
             rows = range(first, max(first, self._ledger.settled))
             stamps = np.array([self._timestamps.get(row, np.nan) for row in rows], "<f8")
-            for row in [row for row in self._timestamps if row < first]:
-                del self._timestamps[row]  # the conductor has it in its file
+            bitmaps = np.array([self._modules.get(row, ALL_MODULES) for row in rows], "<u8") if self._modules else None
+            for known in (self._timestamps, self._modules):
+                for row in [row for row in known if row < first]:
+                    del known[row]  # the conductor has it in its file
             return Progress(
                 acquisition=acquisition,
                 state=state,
@@ -176,6 +184,7 @@ class Book:
                 counts=self._ledger.counts,
                 highest=self._highest,
                 reason=reason,
+                modules=bitmaps.tobytes() if bitmaps is not None else b"",
             )
 
     def scalars(self, row: LocalIdx) -> dict[str, float]:

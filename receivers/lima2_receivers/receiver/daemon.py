@@ -36,9 +36,10 @@ from ..messages import (
     Welcome,
     decode_receiver_request,
 )
-from ..plugins import DETECTORS, check_streams
+from ..plugins import DETECTORS, check_streams, dispatch_of
 from ..security.guard import open_guard
 from ..security.keys import receiver_name
+from ..topology import Dispatch
 from ..transport.requests import Responder
 from ..transport.shared_ring import SharedTarget
 from .datagrams import DatagramIntake
@@ -101,6 +102,8 @@ class ReceiverDaemon:
                 kind = plugin.load_packet_source()
                 packet_bytes = kind.header_bytes + kind.payload_bytes
                 n_ports, buffer = settings.n_ports, settings.receive_buffer
+                if dispatch_of(self._config) is Dispatch.PARTIAL_FRAME:
+                    n_ports = settings.ports_of_part(self._rank, len(self._config.receivers))
                 return DatagramIntake(
                     receiver.data,
                     n_ports,

@@ -140,7 +140,8 @@ class Share:
         if isinstance(frame, Frame) and not flaw and frame.modules != self._source.spec.all_modules:
             flaw = "modules are missing"
         kept = flaw and isinstance(self._source, PacketSource) and self._source.keeps_partial
-        row = self.claim(frame.index, frame.timestamp, "" if kept else flaw and f"incomplete: {flaw}")
+        modules = frame.modules if kept and isinstance(frame, Frame) else None
+        row = self.claim(frame.index, frame.timestamp, "" if kept else flaw and f"incomplete: {flaw}", modules)
         if row is None:
             return False
         if kept:
@@ -150,10 +151,11 @@ class Share:
         self._scribe.hand(Fate(row, FrameStatus.LOST, "arrived while the files were being closed"))
         return False
 
-    def claim(self, index: FrameIdx, timestamp: float, lost: str) -> LocalIdx | None:
+    def claim(self, index: FrameIdx, timestamp: float, lost: str, modules: int | None = None) -> LocalIdx | None:
         """Take the row of a frame; None: it is not wanted, or its fate is known already.
 
         :param lost: why it is lost; empty: it isn't.
+        :param modules: bitmap of those that came; None: all did.
         """
         if 0 < self._nb_frames <= index:  # a broken number: it would have overtaken all that is still to come
             log.warning("%s: got frame %d of %d: it is dropped", self.acquisition.name, index, self._nb_frames)
@@ -161,7 +163,7 @@ class Share:
         row = self._rows.claim(index)
         if row is None:
             return None
-        overtaken = self._book.claim(row, index, timestamp)
+        overtaken = self._book.claim(row, index, timestamp, modules)
         if overtaken is None:
             return None
         for at in overtaken:

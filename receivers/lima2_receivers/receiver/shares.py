@@ -6,13 +6,14 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
 from lima2_processing.errors import DeviceMemoryError, ParameterError, ProcessingError
 from lima2_processing.failover import Failover
 from lima2_processing.frame import AcquisitionId, Constant, Output, PipelineFacts, ReceiverIdx
+from lima2_processing.parts import parts_of
 from lima2_processing.pipeline import Calibration, Pipeline
 
 from ..acquisition import Acquisition, Event
@@ -70,6 +71,9 @@ class ShareMaker:
         :returns: what the calibration files hold that the plan's pipeline names.
         :raises ReceiverError: it couldn't; the message says why.
         """
+        return self._check(own_share(plan))
+
+    def _check(self, plan: ReceiverPlan) -> Mapping[str, Calibration]:
         if (plan.rank, plan.n_receivers) != (self._rank, len(self._config.receivers)):
             raise PlanError(
                 f"got the share of receiver {plan.rank} of {plan.n_receivers}, "
@@ -100,7 +104,8 @@ class ShareMaker:
 
         :raises ReceiverError: something doesn't fit; nothing is left behind.
         """
-        calibration = self.check(plan)
+        plan = own_share(plan)
+        calibration = self._check(plan)
         if plan.frame_spec.nbytes > self._ring.slot_bytes:
             raise PlanError(
                 f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
@@ -116,7 +121,6 @@ class ShareMaker:
                 constants = pipeline.constants()
             source = self._make_source(plan)
             topology, rank = RoundRobin(plan.n_receivers), ReceiverIdx(self._rank)
-            rows: Rows = ArrivalRows() if plan.dispatch is Dispatch.DYNAMIC else FixedRows(topology, rank)
             files = PartFiles(
                 folder=Path(plan.plan.saving.base_path),
                 rank=self._rank,
@@ -132,7 +136,7 @@ class ShareMaker:
                 undo.callback(remarks.discard)
             share = Share(
                 acquisition=Acquisition(f"acquisition {acquisition} on receiver {self._rank}"),
-                rows=rows,
+                rows=_rows(plan),
                 source=source,
                 pipeline=pipeline,
                 outputs=outputs,
@@ -246,3 +250,29 @@ class ShareMaker:
 
         self._device = None
         return open_cpu()
+
+
+def own_share(plan: ReceiverPlan) -> ReceiverPlan:
+    """Return a plan whose frames are what this receiver gets of them: a part, where frames are spread by modules.
+
+    :raises PlanError: frames can't be spread so.
+    """
+    if plan.dispatch is not Dispatch.PARTIAL_FRAME:
+        return plan
+    try:
+        spec = parts_of(plan.frame_spec, plan.n_receivers)[plan.rank]
+    except ParameterError as error:
+        raise PlanError(str(error)) from error
+    return msgspec.structs.replace(plan, frame_spec=spec)
+
+
+def _rows(plan: ReceiverPlan) -> Rows:
+    match plan.dispatch:
+        case Dispatch.ROUND_ROBIN:
+            return FixedRows(RoundRobin(plan.n_receivers), ReceiverIdx(plan.rank))
+        case Dispatch.DYNAMIC:
+            return ArrivalRows()
+        case Dispatch.PARTIAL_FRAME:  # a part of every frame comes here
+            return FixedRows(RoundRobin(1), ReceiverIdx(0))
+        case _:
+            assert_never(plan.dispatch)

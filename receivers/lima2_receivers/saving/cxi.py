@@ -20,7 +20,7 @@ from lima2_processing.frame import fill_value
 from ..errors import SavingError
 from ..ledger import has_data
 from ..plan import FileExistsPolicy
-from ..topology import Places
+from ..topology import EVERY_RECEIVER, Places
 from .frames_file import map_frames
 from .h5 import claim, create, give_up, group, saving_errors
 from .master import DATA, MEASUREMENT
@@ -57,6 +57,8 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
         if measurement.get("peaks", getlink=True) is None:
             raise SavingError(f"reading {master}: there are no peaks")
         columns = [find_dataset(measurement, name)[()] for name in ("frame_status", "receiver", "row")]
+        if (columns[1] == EVERY_RECEIVER).any():
+            raise SavingError(f"reading {master}: each receiver has the peaks of its own modules, which CXI can't hold")
         n_frames = min(len(column) for column in columns)
         images = _find_images(file)
     counts, hits, peaks = (

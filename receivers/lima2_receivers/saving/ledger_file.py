@@ -25,6 +25,7 @@ COLUMNS: dict[str, tuple[str, float]] = {  # dtype and fill of each column
     "receiver": ("<u2", np.iinfo("<u2").max),
     "row": ("<u8", np.iinfo("<u8").max),
     "timestamp": ("<f8", np.nan),
+    "modules": ("<u8", 0),
 }
 GROUP = "/entry_0000/ledger"
 SUMMARY_BYTES = 65536
@@ -87,11 +88,13 @@ class LedgerFile:
         self._summary = place.create_dataset("summary", (0,), text, maxshape=(1,), chunks=(1,), compression="gzip")
         self._file.swmr_mode = True
 
-    def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64]) -> None:
+    def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64], modules: NDArray[np.uint64]) -> None:
         """Write the next frames.
 
         :param statuses: what became of them (n,).
         :param timestamps: seconds since the epoch (n,).
+        :param modules: bitmaps of those that are saved (n,), bit 0 for the first module; of a detector without modules,
+            bit 0 for all.
         """
         first, last = self._rows, self._rows + len(statuses)
         places = self._table.places(first, last)
@@ -101,6 +104,7 @@ class LedgerFile:
             "receiver": places.receivers,
             "row": places.rows,
             "timestamp": timestamps,
+            "modules": modules,
         }
         with saving_errors(self._path, "writing"):
             for name, column in self._columns.items():

@@ -16,6 +16,7 @@ from ..plan import AcquisitionPlan
 from .claim import Claim
 from .h5 import create, give_up, group, saving_errors
 from .ledger_file import COLUMNS, GROUP
+from .mosaic import link_parts, parts_of_constant, whole_output_shape
 from .part import dataset_path, group_name
 
 ENTRY = "/entry_0000"
@@ -40,6 +41,8 @@ class MasterInfo(msgspec.Struct, frozen=True):
     :param pipelines: what is to be known of each receiver's pipeline.
     :param frames: name of the file that will show all frames, where a table says which receiver has which; empty: the
         topology says it.
+    :param parts: what each receiver gets of a frame, where each has some modules of all; empty: frames are whole.
+        ``outputs`` and ``constants`` are the first receiver's then.
     """
 
     acquisition: AcquisitionId
@@ -54,6 +57,7 @@ class MasterInfo(msgspec.Struct, frozen=True):
     ledger: str
     pipelines: tuple[PipelineFacts, ...]
     frames: str = ""
+    parts: tuple[FrameSpec, ...] = ()
 
     def saved(self) -> list[Output]:
         """Return the outputs that are saved."""
@@ -124,8 +128,15 @@ def _name_in_measurement(output: Output, saved: list[Output]) -> str:
 
 def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> Dataset:
     """Show an output of all receivers as one dataset, a row a frame."""
+    kind, hinted = output.kind, output.hinted
     if info.frames:
         _link_table(measurement, info, output, name)
+    elif info.parts:
+        made = link_parts(measurement, name, output, info.parts, info.files)
+        _finish(measurement, made, output, name)
+        output = msgspec.structs.replace(output, shape=whole_output_shape(output, info.parts))
+        if kind is OutputKind.SCALAR:
+            kind, hinted = OutputKind.PROFILE, False  # one a receiver
     else:
         _interleave(measurement, info, output, name)
     if name == DATA:
@@ -133,13 +144,13 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
     return Dataset(
         name=output.name,
         path=f"{MEASUREMENT}/{name}",
-        kind=output.kind,
+        kind=kind,
         dtype=output.dtype,
         shape=output.shape,
         chunk_frames=_read_rows(output),
         unit=output.unit,
         label=output.label,
-        hinted=output.hinted,
+        hinted=hinted,
     )
 
 
@@ -168,7 +179,11 @@ def _interleave(measurement: h5py.Group, info: MasterInfo, output: Output, name:
             maxshape=(None, *output.shape),
         )
         layout[rank : h5py.h5s.UNLIMITED : n] = source[0 : h5py.h5s.UNLIMITED]
-    made = measurement.create_virtual_dataset(name, layout, fillvalue=output.fill)
+    _finish(measurement, measurement.create_virtual_dataset(name, layout, fillvalue=output.fill), output, name)
+
+
+def _finish(measurement: h5py.Group, made: h5py.Dataset, output: Output, name: str) -> None:
+    """Say what an output's dataset is, also under the output's own name."""
     made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
     if name == DATA:
         made.attrs["interpretation"] = "image"
@@ -233,13 +248,16 @@ def _link_column(measurement: h5py.Group, ledger: str, name: str) -> Dataset:
 
 
 def _link_constant(measurement: h5py.Group, info: MasterInfo, constant: ConstantInfo) -> None:
-    """Show a constant of the first receiver's part file; all receivers have the same."""
-    name = info.files[0].get(constant.stream)
-    if name is None:
+    """Show a constant of the first receiver's part file; all receivers have the same, unless they have parts."""
+    if constant.stream not in info.files[0]:
         return
-    layout = h5py.VirtualLayout(constant.shape, constant.dtype)
+    names = [files[constant.stream] for files in info.files]
     path = f"{ENTRY}/{group_name(constant.stream)}/{constant.name}"
-    layout[...] = h5py.VirtualSource(name, path, shape=constant.shape, dtype=constant.dtype)
+    if info.parts:
+        layout = parts_of_constant(constant, info.parts, names, path)
+    else:
+        layout = h5py.VirtualLayout(constant.shape, constant.dtype)
+        layout[...] = h5py.VirtualSource(names[0], path, shape=constant.shape, dtype=constant.dtype)
     fill = fill_value(constant.dtype)
     made = measurement.create_virtual_dataset(constant.name, layout, fillvalue=fill)
     made.attrs["units"], made.attrs["long_name"] = constant.unit, constant.label

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import SavingError
 from ..plan import FileExistsPolicy
+from ..topology import EVERY_RECEIVER
 from .claim import Claim
 from .h5 import claim, create, give_up, group, growing, saving_errors
 from .master import ENTRY, MEASUREMENT
@@ -59,6 +60,11 @@ def read_table(master: Path, hits_only: bool = False) -> FrameTable:
         columns = [find_dataset(measurement, name)[()] for name in ("receiver", "row")]
         texts = [find_dataset(place, "processing")[()] for place in _params(file) if "processing" in place]
         processing = texts[0].decode() if texts else ""
+    if (columns[0] == EVERY_RECEIVER).any():
+        raise SavingError(
+            f"reading {master}: each receiver has sparse frames of its own modules, with their own background, which "
+            "one file can't hold; each of their files is such a file by itself"
+        )
     n_frames = min(len(column) for column in columns)
     frames = np.arange(n_frames)
     if hits_only:

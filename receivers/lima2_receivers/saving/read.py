@@ -14,6 +14,7 @@ last count that was published may be torn. Ask ``read_statuses``, or the count.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from lima2_processing.frame import LocalIdx, SparseFrame, fill_value
 
 from ..errors import SavingError
-from ..topology import NO_RECEIVER
+from ..topology import EVERY_RECEIVER, NO_RECEIVER
 from .h5 import saving_errors
 from .ledger_file import GROUP, LedgerSummary
 from .master import MEASUREMENT
@@ -111,7 +112,7 @@ def read_sparse(part: Path, row: LocalIdx) -> SparseFrame:
 
 
 def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
-    """Return the sparse frame of an acquisition, whichever receiver has it; one that was lost has no pixels.
+    """Return the sparse frame of an acquisition, whichever receivers have it; what was lost has no pixels.
 
     :raises SavingError: the files can't be read, or the frame is not there yet.
     """
@@ -120,13 +121,35 @@ def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
         if not 0 <= frame < len(columns[0]):
             raise SavingError(f"reading {master}: frame {frame} is not there, {len(columns[0])} are")
         receiver, row = (int(column[frame]) for column in columns)
-        rank = 0 if receiver == NO_RECEIVER else receiver
-        link = find_group(file, MEASUREMENT).get(f"sparse_{rank}", getlink=True)
-        if not isinstance(link, h5py.ExternalLink):
+        files = _sparse_files(find_group(file, MEASUREMENT), receiver)
+        if not files:
             raise SavingError(f"reading {master}: there are no sparse frames")
     if receiver == NO_RECEIVER:
         return SparseFrame(np.empty(0, np.uint32), np.empty(0, np.float32))
-    return read_sparse(master.parent / link.filename, LocalIdx(row))
+    if receiver != EVERY_RECEIVER:
+        return read_sparse(master.parent / files[0], LocalIdx(row))
+    parts = [_read_part(master.parent / name, row) for name in files]
+    index, intensity = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(index, kind="stable")
+    return SparseFrame(index[order], intensity[order])
+
+
+def _sparse_files(measurement: h5py.Group, receiver: int) -> list[str]:
+    """Return the names of the part files that have a receiver's sparse frames, or every receiver's."""
+    ranks = [0 if receiver == NO_RECEIVER else receiver]
+    if receiver == EVERY_RECEIVER:
+        ranks = list(itertools.takewhile(lambda rank: f"sparse_{rank}" in measurement, itertools.count()))
+    links = [measurement.get(f"sparse_{rank}", getlink=True) for rank in ranks]
+    return [str(link.filename) for link in links if isinstance(link, h5py.ExternalLink)]
+
+
+def _read_part(part: Path, row: int) -> tuple[NDArray[np.uint32], NDArray[np.generic]]:
+    """Return a part's pixels; none where it was lost, and its file is shorter."""
+    with open_file(part) as file:
+        if row + 1 >= len(find_dataset(file, f"/entry_0000/{SPARSE_GROUP}/frame_ptr")):
+            return np.empty(0, np.uint32), np.empty(0, np.float32)
+    found = read_sparse(part, LocalIdx(row))
+    return found.index, found.intensity
 
 
 def read_accumulated(master: Path, name: str, window: int) -> tuple[NDArray[np.generic], int]:

@@ -22,7 +22,7 @@ import zmq.asyncio
 from lima2_receivers.config import detector_settings, load_config
 from lima2_receivers.detectors.journal import Journal, journal_path, read_journal
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams
-from lima2_receivers.plugins import DETECTORS
+from lima2_receivers.plugins import DETECTORS, dispatch_of
 from lima2_receivers.source import SeriesEnd
 
 pytest.register_assert_rewrite(
@@ -82,7 +82,7 @@ class Running:
         loaded = load_config(self.config)
         self.plugin = DETECTORS.get(loaded.detector.plugin)
         self.control = self.plugin.load_control()(
-            detector_settings(loaded, self.plugin.settings), self.endpoints, DEADLINE
+            detector_settings(loaded, self.plugin.settings), self.endpoints, DEADLINE, dispatch_of(loaded)
         )
 
     async def until_logged(self, text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lima2_receivers.errors import DetectorError, PlanError, StateError
 from lima2_receivers.source import SeriesEnd
+from lima2_receivers.topology import Dispatch
 
 FAST = 1e-4  # seconds of an exposure
 
@@ -234,7 +235,7 @@ async def test_a_journal_that_cannot_be_made_fails_prepare(start, plan):
 async def test_a_silent_detector_is_named_within_the_deadline(start, folder):
     running = await start(control=f"ipc://{folder}/control")
     await running.ready()
-    silent = type(running.control)(running.control.settings, (), 0.2)
+    silent = type(running.control)(running.control.settings, (), 0.2, Dispatch.ROUND_ROBIN)
     running.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(DetectorError, match=rf"ipc://{folder}/control did not answer GetCapabilities within 0.2 s"):

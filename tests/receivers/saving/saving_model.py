@@ -92,5 +92,5 @@ def write_run(folder: Path, n_receivers: int, n_frames: int) -> None:
         files.close(rows)
     ledger = LedgerFile(folder / "run_ledger.h5", topology)
     statuses = np.array([3 if is_lost(frame) else 1 for frame in range(n_frames)], "u1")
-    ledger.append(statuses, np.arange(n_frames) + 0.5)
+    ledger.append(statuses, np.arange(n_frames) + 0.5, (statuses == 1).astype("u8"))
     ledger.close(LedgerSummary("0" * 32, n_frames, "triggers", Counts(), {}, Outcome.COMPLETE, ""))

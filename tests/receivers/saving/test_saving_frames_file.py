@@ -72,7 +72,8 @@ def test_frames_are_found_while_files_grow_and_when_they_are_closed(model, make_
                 if written <= frame < until:
                     part.write((model.encoded(part, row, frame),))
             part.flush()
-        ledger.append(np.where(dealt.receivers[written:until] == NO_RECEIVER, 3, 1), np.zeros(until - written))
+        statuses = np.where(dealt.receivers[written:until] == NO_RECEIVER, 3, 1)
+        ledger.append(statuses, np.zeros(until - written), (statuses == 1).astype("u8"))
         ledger.flush()
         written = until
         if until < n_frames:
@@ -151,7 +152,8 @@ def write_dealt(model, make_master, folder, n_receivers, n_frames):
         part.flush()
         part.close(len(order))
     ledger = LedgerFile(folder / "run_ledger.h5", dealt)
-    ledger.append(np.where(dealt.receivers == NO_RECEIVER, 3, 1), np.zeros(n_frames))
+    statuses = np.where(dealt.receivers == NO_RECEIVER, 3, 1)
+    ledger.append(statuses, np.zeros(n_frames), (statuses == 1).astype("u8"))
     ledger.close(SUMMARY)
     assert any(sorted(order) != order for order in dealt.orders), "some frames have overtaken others"
     return master, dealt

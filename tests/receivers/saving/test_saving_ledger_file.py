@@ -28,10 +28,10 @@ def columns(path):
 def test_every_frame_has_its_place_fate_and_time(tmp_path):
     path = tmp_path / "run_ledger.h5"
     ledger = LedgerFile(path, RoundRobin(2))
-    ledger.append(np.array([1, 3, 1], "u1"), np.array([10.0, np.nan, 12.0]))
+    ledger.append(np.array([1, 3, 1], "u1"), np.array([10.0, np.nan, 12.0]), np.array([3, 0, 3], "u8"))
     ledger.flush()
     assert read_statuses(path).tolist() == [1, 3, 1]
-    ledger.append(np.array([2, 4], "u1"), np.array([13.0, 14.0]))
+    ledger.append(np.array([2, 4], "u1"), np.array([13.0, 14.0]), np.array([1, 0], "u8"))
     ledger.close(SUMMARY)
     found = columns(path)
     assert found["frame_number"].tolist() == [0, 1, 2, 3, 4]
@@ -107,7 +107,7 @@ from lima2_receivers.saving.ledger_file import LedgerFile
 from lima2_receivers.topology import RoundRobin
 ledger = LedgerFile(Path(sys.argv[1]), RoundRobin(2))
 while True:
-    ledger.append(np.full(3, 1, "u1"), np.zeros(3))
+    ledger.append(np.full(3, 1, "u1"), np.zeros(3), np.ones(3, "u8"))
     ledger.flush()
     os.write(1, b"3\\n")
 """

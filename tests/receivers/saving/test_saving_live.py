@@ -173,7 +173,7 @@ LEDGER = """
 def fill():
     global flushed
     while True:
-        ledger.append(np.ones(10, "u1"), np.zeros(10))
+        ledger.append(np.ones(10, "u1"), np.zeros(10), np.ones(10, "u8"))
         ledger.flush()
         flushed += 10
 

@@ -10,6 +10,7 @@ from lima2_processing.frame import FrameSpec
 from ...control import Armed, Capabilities, DetectorStatus, Range
 from ...errors import DetectorError, PlanError, StateError
 from ...plan import AcquisitionParams, AcquisitionPlan, TriggerMode, decode_params
+from ...topology import Dispatch
 from .exposures import STATUS, Exposures
 from .params import Eiger2Params, Eiger2Settings
 from .simplon import Simplon, Value
@@ -37,10 +38,13 @@ class Eiger2Control:
     :param settings: where the detector is.
     :param receivers: their endpoints; the detector does not need to know them.
     :param timeout: deadline of each call in seconds.
+    :param dispatch: it does not need to know that, either.
     """
 
-    def __init__(self, settings: Eiger2Settings, receivers: tuple[str, ...], timeout: float) -> None:
-        del receivers
+    def __init__(
+        self, settings: Eiger2Settings, receivers: tuple[str, ...], timeout: float, dispatch: Dispatch
+    ) -> None:
+        del receivers, dispatch
         self._settings = settings
         self._timeout = timeout
         self._simplon = Simplon(settings.url, settings.api, timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...control import DetectorPlugin, Transport
+from ...topology import Dispatch
 from .params import JungfrauParams, JungfrauSettings
 
 PLUGIN = DetectorPlugin(
@@ -12,4 +13,5 @@ PLUGIN = DetectorPlugin(
     source="lima2_receivers.detectors.jungfrau.source:JungfrauSource",
     control="lima2_receivers.detectors.jungfrau.control:make_control",
     transport=Transport.UDP,
+    dispatches=(Dispatch.ROUND_ROBIN, Dispatch.PARTIAL_FRAME),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...plan import AcquisitionPlan, decode_params
+from ...topology import Dispatch
 from ..protocol import Arm
 from ..remote import RemoteControl
 from .params import Gain, JungfrauParams, JungfrauSettings
@@ -10,15 +11,15 @@ from .sls_control import SlsControl
 
 
 def make_control(
-    settings: JungfrauSettings, receivers: tuple[str, ...], timeout: float
+    settings: JungfrauSettings, receivers: tuple[str, ...], timeout: float, dispatch: Dispatch
 ) -> SlsControl | SimulatedControl:
     """Return the control of the detector that the configuration describes; see ``Control``.
 
     :raises ConfigError: PSI's client is not installed, or the network is not described whole.
     """
     if settings.hostnames:
-        return SlsControl(settings, receivers, timeout)
-    return SimulatedControl(settings, receivers, timeout)
+        return SlsControl(settings, receivers, timeout, dispatch)
+    return SimulatedControl(settings, receivers, timeout, dispatch)
 
 
 class SimulatedControl(RemoteControl[JungfrauSettings]):

@@ -44,13 +44,16 @@ class JungfrauOutlet:
     :param settings: of the detector.
     :param receivers: their data endpoints, in the order of ranks.
     :param network: what happens on the way.
+    :param by_module: True: each receiver gets some modules of every frame, so that all of them are one destination.
     :raises ConfigError: an endpoint is not ``udp://HOST:PORT``.
     """
 
-    def __init__(self, settings: JungfrauSettings, receivers: tuple[str, ...], network: Network = CALM) -> None:
+    def __init__(
+        self, settings: JungfrauSettings, receivers: tuple[str, ...], network: Network = CALM, by_module: bool = False
+    ) -> None:
         self._settings = settings
         self._network = network
-        self._addresses = [split_endpoint(each, f"receivers[{rank}].data") for rank, each in enumerate(receivers)]
+        self._ports = ports_of(settings, receivers, by_module)
         self._random = random.Random(network.seed)
         self._next = 1  # number of the next frame
         self._late: deque[tuple[int, tuple[str, int], bytes]] = deque()
@@ -60,8 +63,8 @@ class JungfrauOutlet:
 
     @property
     def n_receivers(self) -> int:
-        """How many receivers there are."""
-        return len(self._addresses)
+        """How many destinations there are."""
+        return len(self._ports)
 
     def begin(self, arm: Arm) -> int:
         """Return the number of the next frame: it tells the series from all others."""
@@ -72,11 +75,10 @@ class JungfrauOutlet:
         """Send a frame's packets; nothing waits for the receiver."""
         del stopping
         number = shot.series + shot.index
-        host, port = self._addresses[receiver]
         across, interfaces = self._settings.modules[1], self._settings.interfaces
         missing = 0
         for offset, header, pixels in packets_of(shot.pixels, number, across, interfaces, receiver):
-            missing += not self._send_packet((host, port + offset), header, pixels)
+            missing += not self._send_packet(self._ports[receiver][offset], header, pixels)
         self._next = number + 1
         return Delivery(taken=True, missing=missing)
 
@@ -108,3 +110,18 @@ class JungfrauOutlet:
         while self._late and (everything or self._late[0][0] <= self._sent):
             _, address, packet = self._late.popleft()
             self._socket.sendto(packet, address)
+
+
+def ports_of(
+    settings: JungfrauSettings, receivers: tuple[str, ...], by_module: bool = False
+) -> list[list[tuple[str, int]]]:
+    """Return host and port of each interface of each module, for each destination of whole frames.
+
+    :param by_module: see ``JungfrauOutlet``.
+    :raises ConfigError: an endpoint is not ``udp://HOST:PORT``.
+    """
+    addresses = [split_endpoint(each, f"receivers[{rank}].data") for rank, each in enumerate(receivers)]
+    if not by_module:
+        return [[(host, port + offset) for offset in range(settings.n_ports)] for host, port in addresses]
+    counts = [settings.ports_of_part(rank, len(receivers)) for rank in range(len(receivers))]
+    return [[(host, port + at) for (host, port), n in zip(addresses, counts, strict=True) for at in range(n)]]

@@ -8,10 +8,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from lima2_processing.errors import ParameterError
 from lima2_processing.frame import FrameSpec, ModuleLayout
 from lima2_processing.layouts import JUNGFRAU_CHIP, JUNGFRAU_MODULE, JUNGFRAU_MODULE_GAP, grid
+from lima2_processing.parts import module_shares
 
 from ...control import PacketSettings
+from ...errors import ConfigError
 
 MAX_MODULES = 8
 ROWS = JUNGFRAU_MODULE[0]
@@ -90,6 +93,23 @@ class JungfrauSettings(PacketSettings, frozen=True, forbid_unknown_fields=True):
     def n_ports(self) -> int:
         """Ports of each receiver."""
         return self.n_modules * self.interfaces
+
+    def ports_of_part(self, rank: int, n_receivers: int) -> int:
+        """Return the ports of a receiver that has some modules of every frame.
+
+        :raises ConfigError: there are fewer modules than receivers.
+        """
+        return len(self.modules_of(n_receivers)[rank]) * self.interfaces
+
+    def modules_of(self, n_receivers: int) -> tuple[range, ...]:
+        """Return which modules each receiver has, where each has some of every frame.
+
+        :raises ConfigError: there are fewer modules than receivers.
+        """
+        try:
+            return module_shares(self.n_modules, n_receivers)
+        except ParameterError as error:
+            raise ConfigError(str(error)) from error
 
 
 def frame_spec(settings: JungfrauSettings, read_rows: int = ROWS) -> FrameSpec:

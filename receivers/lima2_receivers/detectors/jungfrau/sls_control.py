@@ -10,6 +10,7 @@ from ...control import Armed, Capabilities, DetectorStatus, Range
 from ...errors import ConfigError, DetectorError, PlanError, StateError
 from ...messages import Done
 from ...plan import AcquisitionPlan, TriggerMode, decode_params
+from ...topology import Dispatch
 from .params import Gain, JungfrauParams, JungfrauSettings, frame_spec
 from .sls import BUSY
 from .sls_messages import Configure, Configured, Expose, Halt, Look, Seen
@@ -24,21 +25,23 @@ class SlsControl:
     """Drives a Jungfrau: a trigger is a start of its own, and the detector counts frames over all of them.
 
     :param settings: where and what the detector is.
-    :param receivers: their data endpoints, in the order of ranks: the detector sends whole frames to one after the
-        other.
+    :param receivers: their data endpoints, in the order of ranks.
     :param timeout: deadline of each call of PSI's client, in seconds.
+    :param dispatch: whether the detector sends whole frames to one receiver after the other, or each module to its own.
     :raises ConfigError: the client is not installed, or the network is not described whole.
     """
 
-    def __init__(self, settings: JungfrauSettings, receivers: tuple[str, ...], timeout: float) -> None:
+    def __init__(
+        self, settings: JungfrauSettings, receivers: tuple[str, ...], timeout: float, dispatch: Dispatch
+    ) -> None:
         if find_spec("slsdet") is None:
             raise ConfigError(
                 "detector.settings.hostnames: got a real Jungfrau, which needs PSI's client: "
                 "pip install 'lima2-ophyd[psi]', or the slsdet of the detector's own version"
             )
         self._settings = settings
-        self._networks = networks(settings, receivers)
-        self._n_receivers = len(receivers)
+        self._networks = networks(settings, receivers, by_module=dispatch is Dispatch.PARTIAL_FRAME)
+        self._n_destinations = len(self._networks[0].destinations)
         self._timeout = timeout
         self._process = SlsProcess(f"jungfrau {'+'.join(settings.hostnames)}", timeout)
         self._armed = False
@@ -102,7 +105,7 @@ class SlsControl:
         if not await self._at_rest(self._timeout / 2):
             raise StateError("the last trigger is still being exposed")
         self._short_since = 0.0
-        first = self._triggered % self._n_receivers
+        first = self._triggered % self._n_destinations
         await self._process.ask(Expose(first, n_frames, expo_time, expo_time + latency_time), Done)
         self._triggered += n_frames
 

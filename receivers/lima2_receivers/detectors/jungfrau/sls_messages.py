@@ -41,7 +41,7 @@ class ModuleNetwork(Struct, frozen=True):
     """What a module's packets carry.
 
     :param source_ips: IPv4 addresses of its interfaces; none: they stay as they are.
-    :param destinations: one a receiver, in the order of ranks.
+    :param destinations: of whole frames in turn: one a receiver, in the order of ranks; one where it has its own.
     """
 
     source_ips: tuple[str, ...]

@@ -19,14 +19,39 @@ def attachment(settings: JungfrauSettings) -> Attach:
     return Attach(tuple(settings.hostnames[at] for at in psi_order(settings)), settings.modules)
 
 
-def networks(settings: JungfrauSettings, receivers: tuple[str, ...]) -> tuple[ModuleNetwork, ...]:
+def networks(
+    settings: JungfrauSettings, receivers: tuple[str, ...], by_module: bool = False
+) -> tuple[ModuleNetwork, ...]:
     """Return what each module's packets carry, in PSI's order.
 
     :param receivers: data endpoints, in the order of ranks.
+    :param by_module: True: each receiver gets some modules of every frame; False: whole frames in turn.
     :raises ConfigError: an address is none, or there are too many or too few.
     """
+    if by_module:
+        return _networks_by_module(settings, receivers)
     if len(receivers) > MAX_RECEIVERS:
         raise ConfigError(f"receivers: got {len(receivers)}, expected at most {MAX_RECEIVERS} for a Jungfrau")
+    _check_addresses(settings, receivers)
+    places = [_split(each, f"receivers[{rank}].data", settings.n_ports) for rank, each in enumerate(receivers)]
+    return tuple(_network(settings, places, at) for at in psi_order(settings))
+
+
+def _networks_by_module(settings: JungfrauSettings, receivers: tuple[str, ...]) -> tuple[ModuleNetwork, ...]:
+    _check_addresses(settings, receivers)
+    found: dict[int, ModuleNetwork] = {}
+    for rank, modules in enumerate(settings.modules_of(len(receivers))):
+        n_ports = settings.ports_of_part(rank, len(receivers))
+        host, port = _split(receivers[rank], f"receivers[{rank}].data", n_ports)
+        for module in modules:
+            first = (module - modules.start) * settings.interfaces
+            ports = tuple(port + first + each for each in range(settings.interfaces))
+            destination = Destination(host, settings.receiver_macs[rank], ports)
+            found[module] = ModuleNetwork(_source_ips(settings, module), (destination,))
+    return tuple(found[module] for module in psi_order(settings))
+
+
+def _check_addresses(settings: JungfrauSettings, receivers: tuple[str, ...]) -> None:
     macs = settings.receiver_macs
     if len(macs) != len(receivers):
         raise ConfigError(
@@ -39,8 +64,6 @@ def networks(settings: JungfrauSettings, receivers: tuple[str, ...]) -> tuple[Mo
             )
     for address in settings.source_ips:
         _check_address(address, "detector.settings.source_ips")
-    places = [_split(each, f"receivers[{rank}].data", settings.n_ports) for rank, each in enumerate(receivers)]
-    return tuple(_network(settings, places, at) for at in psi_order(settings))
 
 
 def psi_order(settings: JungfrauSettings) -> list[int]:
@@ -56,7 +79,13 @@ def _network(settings: JungfrauSettings, places: list[tuple[str, int]], module: 
         Destination(host, mac, tuple(port + each for each in interfaces))
         for (host, port), mac in zip(places, settings.receiver_macs, strict=True)
     )
-    return ModuleNetwork(tuple(settings.source_ips[each] for each in interfaces if settings.source_ips), destinations)
+    return ModuleNetwork(_source_ips(settings, module), destinations)
+
+
+def _source_ips(settings: JungfrauSettings, module: int) -> tuple[str, ...]:
+    """Return the addresses that a module sends from; none: as it has them."""
+    first = module * settings.interfaces
+    return settings.source_ips[first : first + settings.interfaces]
 
 
 def _split(endpoint: str, place: str, n_ports: int) -> tuple[str, int]:

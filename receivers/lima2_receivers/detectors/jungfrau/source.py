@@ -42,10 +42,12 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         self._count = count
         # By row and column: place of the module's first packet, were all of its packets sent.
         row, column = np.indices((self._rows, self._columns))
-        module = row // settings.interfaces * self._columns + column
+        module = row // settings.interfaces * self._columns + column - (spec.part.first if spec.part else 0)
         self._half = row % settings.interfaces * self._per_port - self._first
         self._base = module * count + self._half
-        self._expected = {self._key(at): self._headers(at) for at in product(range(self._rows), range(self._columns))}
+        self._own = (module >= 0) & (module < spec.n_modules)  # where this receiver has only some modules
+        places = product(range(self._rows), range(self._columns))
+        self._expected = {self._key(at): self._headers(at) for at in places if self._own[at]}
         self._sizes = np.full(PACKETS, PACKET.itemsize, np.uint32).tobytes()
 
     @classmethod
@@ -83,7 +85,14 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         """Make these files, empty; None: there are none."""
         if not self.params.save_packets:
             return None
-        return RawFiles(folder, prefix, rank, self.spec, self.settings.modules, policy)
+        return RawFiles(folder, prefix, rank, self.spec, self._grid(), policy)
+
+    def _grid(self) -> tuple[int, int]:
+        """Return how the modules of this receiver lie (down, across); below each other if not in whole rows."""
+        across = self.settings.modules[1]
+        part, n = self.spec.part, self.spec.n_modules
+        whole_rows = part is None or (part.first % across == 0 and n % across == 0)
+        return (n // across, across) if whole_rows else (n, 1)
 
     def locate(self, packets: NDArray[np.uint8], sizes: NDArray[np.uint32]) -> Located | Run:
         """Return where packets belong; see ``PacketSource.locate``."""
@@ -132,6 +141,7 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         valid &= (row < self._rows) & (column < self._columns) & (packet < self._per_port)
         if not valid.all():
             row, column = np.where(valid, row, 0), np.where(valid, column, 0)
+        valid &= self._own[row, column]
         within = self._half[row, column] + packet.astype(np.int64)  # packets from the first that is read out
         valid &= (within >= 0) & (within < self._count)
         if valid.all():
@@ -150,4 +160,6 @@ class JungfrauSource(PacketSource[JungfrauSettings, JungfrauParams]):
         row, column = int(header["row"]), int(header["column"])
         if row >= self._rows or column >= self._columns:
             return f"it is of row {row}, column {column}, expected less than {self._rows} and {self._columns}"
+        if not self._own[row, column]:
+            return f"it is of row {row}, column {column}, a module of another receiver"
         return f"it is packet {int(header['packet'])} of row {row}, expected one of the {self._count} of a module"

@@ -15,6 +15,7 @@ from lima2_processing.frame import FrameSpec
 from ...control import Armed, Capabilities, DetectorStatus, Range
 from ...errors import DetectorError, PlanError, StateError
 from ...plan import AcquisitionParams, AcquisitionPlan, TriggerMode, decode_params
+from ...topology import Dispatch
 from .broker import Broker, DatasetSettings, DetectorEntry
 from .params import JungfraujochParams, JungfraujochSettings, PixelType
 
@@ -31,10 +32,13 @@ class JungfraujochControl:
     :param settings: where the broker is.
     :param receivers: their endpoints; the broker does not need to know them.
     :param timeout: deadline of each call in seconds, but for start and stop.
+    :param dispatch: it does not need to know that, either.
     """
 
-    def __init__(self, settings: JungfraujochSettings, receivers: tuple[str, ...], timeout: float) -> None:
-        del receivers
+    def __init__(
+        self, settings: JungfraujochSettings, receivers: tuple[str, ...], timeout: float, dispatch: Dispatch
+    ) -> None:
+        del receivers, dispatch
         self._settings = settings
         self._timeout = timeout
         self._broker = Broker(settings.url, timeout)

@@ -10,5 +10,5 @@ PLUGIN = DetectorPlugin(
     settings=ReaderSettings,
     source="lima2_receivers.detectors.reader.source:ReaderSource",
     control="lima2_receivers.detectors.reader.control:ReaderControl",
-    dispatches=(Dispatch.ROUND_ROBIN, Dispatch.DYNAMIC),
+    dispatches=(Dispatch.ROUND_ROBIN, Dispatch.DYNAMIC, Dispatch.PARTIAL_FRAME),
 )

@@ -11,5 +11,5 @@ PLUGIN = DetectorPlugin(
     source="lima2_receivers.detectors.simulator.source:SimulatorSource",
     control="lima2_receivers.detectors.simulator.control:SimulatorControl",
     host_control="lima2_receivers.detectors.simulator.host:SimulatorHostControl",
-    dispatches=(Dispatch.ROUND_ROBIN, Dispatch.DYNAMIC),
+    dispatches=(Dispatch.ROUND_ROBIN, Dispatch.DYNAMIC, Dispatch.PARTIAL_FRAME),
 )

@@ -19,6 +19,7 @@ class Size(StrEnum):
     ONE_M = "1m"  # 2 modules
     MODULE = "module"  # 1 module
     TINY = "tiny"  # 1 module of 64 x 128 pixels, for tests
+    TILES = "tiles"  # 2 x 2 of those
 
 
 class Scenery(StrEnum):
@@ -130,3 +131,5 @@ def _modules(settings: SimulatorSettings) -> FrameSpec:
             return jungfrau(1, settings.gap_pixels)
         case Size.TINY:
             return grid((1, 1), (64, 128), (32, 64), settings.gap_pixels, (0, 0))
+        case Size.TILES:
+            return grid((2, 2), (64, 128), (32, 64), settings.gap_pixels, (6, 4))

@@ -36,8 +36,9 @@ _MODELS = {
     Size.ONE_M: "Jungfrau 1M",
     Size.MODULE: "Jungfrau module",
     Size.TINY: "tiny Jungfrau",
+    Size.TILES: "tiny Jungfrau of 4 modules",
 }
-_SPOTS = {Size.FOUR_M: 120, Size.ONE_M: 60, Size.MODULE: 40, Size.TINY: 5}
+_SPOTS = {Size.FOUR_M: 120, Size.ONE_M: 60, Size.MODULE: 40, Size.TINY: 5, Size.TILES: 20}
 
 
 def simulate_supply(settings: SimulatorSettings, unwanted: threading.Event | None = None) -> Supply:

@@ -14,6 +14,7 @@ from lima2_receivers.detectors.eiger2.simulated import Look, Server, SimulatedEi
 from lima2_receivers.detectors.eiger2.stream2 import parse_stream2
 from lima2_receivers.errors import DetectorError, PlanError, StateError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams, TriggerMode
+from lima2_receivers.topology import Dispatch
 
 LOOK = Look(rows=64, columns=80)
 SECONDS = 5.0
@@ -31,7 +32,7 @@ class Bench:
         self.server = Server(self.detector)
         self._thread = threading.Thread(target=self.server.serve)
         self._thread.start()
-        self.control = Eiger2Control(Eiger2Settings(self.server.url, stream=stream), (), timeout)
+        self.control = Eiger2Control(Eiger2Settings(self.server.url, stream=stream), (), timeout, Dispatch.DYNAMIC)
 
     def events(self, count):
         return [parse_stream2(memoryview(self.stream.recv())) for _ in range(count)]
@@ -261,7 +262,7 @@ async def test_a_slow_answer_is_an_error_in_time(sockets, monkeypatch):
 
 
 async def test_no_detector_is_an_error_with_its_address(bench):
-    away = Eiger2Control(Eiger2Settings("http://127.0.0.1:9"), (), 0.5)
+    away = Eiger2Control(Eiger2Settings("http://127.0.0.1:9"), (), 0.5, Dispatch.DYNAMIC)
     with pytest.raises(DetectorError, match=r"http://127\.0\.0\.1:9: GET detector/status/state"):
         await away.connect()
     await away.close()
@@ -287,7 +288,7 @@ async def test_a_detector_that_is_not_initialized_is_if_it_may_be(bench):
     bench.detector.state = "na"
     with pytest.raises(DetectorError, match=r"is not initialized: .* or set `initialize = true`"):
         await bench.control.connect()
-    willing = Eiger2Control(Eiger2Settings(bench.server.url, initialize=True), (), 2.0)
+    willing = Eiger2Control(Eiger2Settings(bench.server.url, initialize=True), (), 2.0, Dispatch.DYNAMIC)
     try:
         assert (await willing.connect()).model
         assert bench.detector.state == "idle"

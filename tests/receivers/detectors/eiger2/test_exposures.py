@@ -12,6 +12,7 @@ from lima2_receivers.detectors.eiger2.params import Eiger2Settings
 from lima2_receivers.detectors.eiger2.simplon import Simplon
 from lima2_receivers.errors import ConfigError, DetectorError, StateError
 from lima2_receivers.plan import TriggerMode
+from lima2_receivers.topology import Dispatch
 
 from .test_control import Bench, plan
 
@@ -79,7 +80,7 @@ async def test_a_stop_cancels_what_another_control_has_begun(bench):
     """As after a restart of the conductor."""
     await bench.control.prepare(1, plan(6, expo=LONG))
     await bench.control.trigger(3, LONG, 0.0)
-    after = Eiger2Control(Eiger2Settings(bench.server.url), (), 1.0)
+    after = Eiger2Control(Eiger2Settings(bench.server.url), (), 1.0, Dispatch.DYNAMIC)
     try:
         assert (await after.status()).busy
         assert (await after.stop()).sent == -1

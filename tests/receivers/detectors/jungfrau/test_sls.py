@@ -235,3 +235,31 @@ def test_the_real_client_has_what_is_used(bench):
     assert (size.x, size.y) == (1024, 512)
     for name, argument in (("setHostname", "list[str]"), ("loadParameters", "list[str]"), ("setSourceUDPIP", "IpAddr")):
         assert argument in getattr(real.Detector, name).__doc__
+
+
+def test_each_module_has_its_receiver():
+    """Of 4 modules on 3 receivers, the first receiver has two: their ports follow each other."""
+    settings = JungfrauSettings(
+        modules=(2, 2),
+        interfaces=2,
+        hostnames=("a", "b", "c", "d"),
+        receiver_macs=tuple(f"0c:42:a1:00:00:0{rank}" for rank in range(3)),
+        source_ips=tuple(f"10.0.0.{n}" for n in range(8)),
+    )
+    receivers = tuple(f"udp://10.1.0.{rank}:5000{rank}" for rank in range(3))
+    found = [networks(settings, receivers, by_module=True)[at] for at in (0, 2, 1, 3)]  # PSI counts down the columns
+    assert [[(one.host, one.mac[-1], one.ports) for one in each.destinations] for each in found] == [
+        [("10.1.0.0", "0", (50000, 50001))],
+        [("10.1.0.0", "0", (50002, 50003))],
+        [("10.1.0.1", "1", (50001, 50002))],
+        [("10.1.0.2", "2", (50002, 50003))],
+    ]
+    assert found[1].source_ips == ("10.0.0.2", "10.0.0.3")
+
+
+def test_more_receivers_than_modules_are_refused():
+    settings = JungfrauSettings(hostnames=("m0",), receiver_macs=MACS[:1] * 2)
+    with pytest.raises(ConfigError, match="dispatch: got '2 receivers', expected 1 to 1"):
+        networks(settings, ("udp://10.0.0.1:1", "udp://10.0.0.2:1"), by_module=True)
+    with pytest.raises(ConfigError, match="dispatch: got '2 receivers', expected 1 to 1"):
+        settings.ports_of_part(0, 2)

@@ -13,6 +13,7 @@ from lima2_receivers.detectors.jungfrau.params import JungfrauSettings
 from lima2_receivers.detectors.jungfrau.sls_control import SlsControl
 from lima2_receivers.errors import ConfigError, DetectorError, PlanError, StateError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams
+from lima2_receivers.topology import Dispatch
 
 SECONDS = 20.0
 MAC = "aa:00:00:00:00:01"
@@ -34,7 +35,7 @@ async def connect(monkeypatch):
             receiver_macs=(MAC,) * n_receivers,
         )
         receivers = tuple(f"udp://127.0.0.1:{5000 + 10 * rank}" for rank in range(n_receivers))
-        made.append(PLUGIN.load_control()(settings, receivers, timeout))
+        made.append(PLUGIN.load_control()(settings, receivers, timeout, Dispatch.ROUND_ROBIN))
         return made[-1]
 
     yield connect
@@ -167,4 +168,4 @@ async def test_without_the_client_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(sls_control, "find_spec", lambda _: None)
     settings = JungfrauSettings(hostnames=("m0",), receiver_macs=(MAC,))
     with pytest.raises(ConfigError, match=r"pip install 'lima2-ophyd\[psi\]'"):
-        PLUGIN.load_control()(settings, ("udp://127.0.0.1:5000",), 1.0)
+        PLUGIN.load_control()(settings, ("udp://127.0.0.1:5000",), 1.0, Dispatch.ROUND_ROBIN)

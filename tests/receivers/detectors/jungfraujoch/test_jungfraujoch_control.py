@@ -14,6 +14,7 @@ from lima2_receivers.detectors.jungfraujoch import PLUGIN
 from lima2_receivers.detectors.jungfraujoch.params import JungfraujochSettings
 from lima2_receivers.errors import DetectorError, PlanError, StateError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, SavingParams
+from lima2_receivers.topology import Dispatch
 
 SECONDS = 10.0
 SERIES = 1_795_000_000_123_456_789
@@ -28,7 +29,7 @@ async def control(mock):
 
 
 def connect(mock, timeout=2.0, start_timeout=SECONDS):
-    return PLUGIN.load_control()(JungfraujochSettings(mock.url, start_timeout), (), timeout)
+    return PLUGIN.load_control()(JungfraujochSettings(mock.url, start_timeout), (), timeout, Dispatch.ROUND_ROBIN)
 
 
 def plan(nb_frames=6, per_trigger=3, expo=0.001, latency=0.0, mode=TriggerMode.SOFTWARE, **detector):
@@ -214,7 +215,7 @@ async def test_a_slow_answer_is_an_error_in_time(mock):
 
 
 async def test_no_broker_is_an_error_with_its_address():
-    away = PLUGIN.load_control()(JungfraujochSettings("http://127.0.0.1:9"), (), 0.5)
+    away = PLUGIN.load_control()(JungfraujochSettings("http://127.0.0.1:9"), (), 0.5, Dispatch.ROUND_ROBIN)
     with pytest.raises(DetectorError, match=r"http://127\.0\.0\.1:9: GET /status"):
         await away.connect()
     await away.close()
