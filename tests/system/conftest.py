@@ -187,6 +187,12 @@ async def until(client, acquisition, condition, seconds: float = SECONDS) -> Acq
     return state_of(client, acquisition)
 
 
+@pytest.fixture(scope="session")
+def site_type():
+    """The class of a site, for tests that keep one for longer than a function."""
+    return Site
+
+
 @pytest.fixture
 def make_site(tmp_path, sockets):
     sites = []
