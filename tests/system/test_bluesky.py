@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -57,8 +58,12 @@ def run_engine(documents):
 
 
 @pytest.fixture
-def detector(make_site, run_engine):
-    site = make_site(extra="[deadlines]\ncommand = 3.0\n")
+def detector(make_site, run_engine, request):
+    dispatch = getattr(request, "param", "round_robin")
+    site = make_site(extra="[deadlines]\ncommand = 3.0\n", dispatch=dispatch)
+    if dispatch == "partial_frame":
+        text = site.config.read_text().replace('size = "tiny"', 'size = "tiles"')
+        site.config.write_text(text.replace(f"slot_bytes = {64 * 128 * 2}", f"slot_bytes = {2 * 64 * 128 * 2}"))
     site.start()
     deadline = time.monotonic() + 30
     while not ((site.sockets / "s").exists() and "is ready" in site.log("detector")):
@@ -103,6 +108,27 @@ def datums(documents, key):
 
 
 def test_step_and_fly_scan_read_back_through_tiled_also_during_the_run(detector, run_engine, documents, tmp_path):
+    with tiled(detector, run_engine, tmp_path) as (sender, client, place):
+        _step_scan(detector, run_engine, documents, sender, client)
+        documents.clear()
+        _fly_scan(detector, run_engine, documents, sender, client, place)
+
+
+@pytest.mark.parametrize(
+    ("detector", "reason"),
+    [("dynamic", "never arrived at any receiver"), ("partial_frame", "never arrived, later frames did")],
+    indirect=["detector"],
+)
+def test_other_topologies_read_back_through_tiled_also_during_the_run(
+    detector, reason, run_engine, documents, tmp_path
+):
+    with tiled(detector, run_engine, tmp_path) as (sender, client, place):
+        _fly_scan(detector, run_engine, documents, sender, client, place, reason)
+
+
+@contextlib.contextmanager
+def tiled(detector, run_engine, tmp_path):
+    """A Tiled server and a writer process that get all documents: sender, client, and where the server is."""
     site = detector.site
     place = set_up_server(tmp_path / "tiled", [site.data])
     endpoint = f"ipc://{site.sockets}/documents"
@@ -113,9 +139,7 @@ def test_step_and_fly_scan_read_back_through_tiled_also_during_the_run(detector,
         try:
             sender.wait_ready(30)
             run_engine.subscribe(sender)
-            _step_scan(detector, run_engine, documents, sender, client)
-            documents.clear()
-            _fly_scan(detector, run_engine, documents, sender, client, place)
+            yield sender, client, place
         finally:
             client.context.close()
             assert sender.close() == 0
@@ -145,7 +169,7 @@ def _step_scan(detector, run_engine, documents, sender, client):
     np.testing.assert_array_equal(sparse[picked], dense[picked])
 
 
-def _fly_scan(detector, run_engine, documents, sender, client, place):
+def _fly_scan(detector, run_engine, documents, sender, client, place, reason="never arrived, later frames did"):
     seen = []
     over = threading.Event()
 
@@ -199,7 +223,7 @@ def _fly_scan(detector, run_engine, documents, sender, client, place):
         "runs_status": [[1, 3, 1, 3, 1]],
     }
     (reasons,) = ledger["det-reasons"].read().tolist()
-    assert json.loads(reasons) == {"never arrived, later frames did": 3}
+    assert json.loads(reasons) == {reason: 3}
     assert np.asarray(client[documents[0][1]["uid"]]["primary"]["det-frame_status"].read()).tolist() == list(
         np.repeat(found["runs_status"][0], found["runs_count"][0])
     )
