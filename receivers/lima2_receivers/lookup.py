@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lima2_processing.frame import AcquisitionId, OutputKind
+from lima2_processing.frame import AcquisitionId, OutputKind, fill_value
 
 from .client import ConductorClient
 from .errors import ConfigError, ReceiverError, StateError
@@ -52,19 +52,34 @@ async def find_frame(
     :param client: connected.
     :param frame: its number; -1: the latest that is saved.
     :param output: name of the output, such as ``raw``; empty: the main image.
-    :raises StateError: there is no such frame, or it was not saved: the message says what became of it, and why.
+    :raises StateError: there is no such frame, or it was not saved, or vetoed without this output: the message says
+        what became of it, and why.
     :raises SavingError: it is no longer in memory, and the file can't be read.
     """
     location = await client.locate(acquisition, frame, output)
     place = location.place
-    if location.status is not FrameStatus.SAVED:
-        why = f": {location.reason}" if location.reason else ""
-        raise StateError(f"acquisition {acquisition}: frame {location.frame} was {_fate(location.status)}{why}")
+    if location.status not in (FrameStatus.SAVED, FrameStatus.VETOED):
+        raise _gone(location)
     image = location.dataset.kind is OutputKind.IMAGE
     if image and place is not None and (chunk := await _from_memory(client, location, place)) is not None:
         data = await asyncio.to_thread(decode, chunk.compression, chunk.data, _shape(location), location.dataset.dtype)
         return FoundFrame(location, place, data, "memory")
-    return FoundFrame(location, place, await asyncio.to_thread(_from_file, location), "file")
+    data = await asyncio.to_thread(_from_file, location)
+    if image and location.status is FrameStatus.VETOED and _is_fill(data):
+        raise _gone(location)
+    return FoundFrame(location, place, data, "file")
+
+
+def _gone(location: FrameLocation) -> StateError:
+    """Return the error of a frame that has no data."""
+    why = f": {location.reason}" if location.reason else ""
+    return StateError(f"acquisition {location.acquisition}: frame {location.frame} was {_fate(location.status)}{why}")
+
+
+def _is_fill(data: NDArray[np.generic]) -> bool:
+    """Tell whether nothing was written: a frame that was vetoed may have no image."""
+    fill = fill_value(data.dtype.str)
+    return bool(np.isnan(data).all() if np.isnan(fill) else (data == fill).all())
 
 
 def _fate(status: FrameStatus) -> str:

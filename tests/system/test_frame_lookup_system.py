@@ -116,3 +116,21 @@ async def test_a_receiver_that_does_not_answer_leaves_the_file(make_site, helper
         assert (found.source, zlib.crc32(found.data.data)) == ("file", crc(site, 3))
         site.signal("receiver_1", signal.SIGCONT)
         assert (await client.stop(acquisition)).outcome == "complete"
+
+
+async def test_what_is_saved_of_a_vetoed_frame_is_found(make_site, helpers):
+    """Its raw frame and its sparse one; the dense one was left out."""
+    site = make_site(settings="hit_fraction = 0.0")
+    async with site.running() as client:
+        acquisition = helpers.new_id()
+        params = {"veto": "skip_dense", "min_nb_peaks": 50}
+        await client.prepare(acquisition, site.plan("run", 6, pipeline=True, params=params))
+        await client.start(acquisition)
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert final.counts.vetoed == 6
+        for number in (0, 5):
+            found = await find_frame(client, acquisition, number, "raw")
+            assert (found.location.status.name, zlib.crc32(found.data.tobytes())) == ("VETOED", crc(site, number))
+            assert (await find_frame(client, acquisition, number, "sparse")).data.shape == (66, 130)
+            with pytest.raises(StateError, match=f"frame {number} was vetoed: vetoed by the pipeline"):
+                await find_frame(client, acquisition, number)
