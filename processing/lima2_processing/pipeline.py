@@ -64,7 +64,7 @@ class Pipeline(ABC, Generic[P]):
     def process(self, frames: Batch) -> Results:
         """Process a batch of one or more frames and return when the results are on the host.
 
-        Frames come in ascending order, from batch to batch.
+        Frames come in ascending order, from batch to batch, but for a few that were held up on their way.
 
         :raises ProcessingError: the batch could not be processed; its frames count as failed.
         """

@@ -422,6 +422,21 @@ def test_frames_are_accumulated_by_windows_of_the_acquisition(make, step, dtype)
             assert one.values[f"acc_n_{name}"] == len(expected)
 
 
+def test_frames_that_were_held_up_are_accumulated_all_the_same(make):
+    """Up to the window before the newest; those of windows that were returned are in none, and not counted."""
+    frames = {frame.index: frame for frame in hits_and_others()}
+    early = [index for index in frames if index not in (3, 4, 20, 21)]
+    order = [*[index for index in early if index < 20], 3, *[index for index in early if index >= 20], 20, 21, 4]
+    pipeline = make(VETO_PARAMS, FrameSpec((70, 50), "<u2"), acc_nb_frames_xfer=16)
+    done = accumulated(pipeline, tuple(frames[index] for index in order), 1)
+    assert [one.window for one in done] == [0, 1, 2]
+    for one in done:
+        inside = [frame for frame in frames.values() if frame.index // 16 == one.window and frame.index != 4]
+        assert one.values["acc_n_corrected"] == len(inside)
+        assert one.values["acc_n_hit"] + one.values["acc_n_non_hit"] == len(inside)
+        np.testing.assert_array_equal(one.values["acc_corrected"], sum(frame.data.astype("u4") for frame in inside))
+
+
 def test_accumulated_frames_are_corrected(make):
     pipeline = make(acc_nb_frames_xfer=100)
     frames = raw_frames(TINY, calibration(TINY))

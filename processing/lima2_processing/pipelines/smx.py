@@ -134,7 +134,7 @@ class Smx(Pipeline[SmxParams]):
                 images = stage.enqueue(self._queue, images, self.batch)
             work.dense.enqueue(self._queue, images, self.batch)
         if work.sums is not None:
-            work.sums.finish()
+            work.sums.reset()
         self._queue.finish()
 
     @property

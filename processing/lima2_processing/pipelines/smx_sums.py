@@ -14,6 +14,7 @@ from ..stages.accumulate import Accumulate, sum_type
 from ..stages.pixels import Pixels
 
 STREAM = "accumulated"
+_BEHIND = 1  # windows before the newest that frames may still come for
 
 
 class Sums:
@@ -32,31 +33,52 @@ class Sums:
         self._queue = queue
         self._size = window
         self._window = -1  # which one is being summed
+        self._kept: dict[int, dict[str, NDArray[np.generic]]] = {}  # sums so far of others that frames may come for
+        self._over = 0  # windows below it were returned
         self._sums = {hit: Accumulate(device, pixels, bad) for hit in (True, False)}
         self._counts = {True: 0, False: 0}
 
     def add(self, images: cl.Buffer, frames: Batch, hits: list[bool]) -> tuple[Accumulated, ...]:
-        """Enqueue the addition of a batch, and return the windows that were complete before.
+        """Enqueue the addition of a batch, and return the windows that are over.
+
+        Frames that come after later ones are still added while their window is the last but ``_BEHIND``; to windows
+        that were returned, nothing is.
 
         :param images: of the batch.
         :param hits: which frames are hits.
         """
-        done: tuple[Accumulated, ...] = ()
         for window, group in groupby(range(len(frames)), lambda at: frames[at].index // self._size):
+            if window < self._over:
+                continue
             if window != self._window:
-                done += self.finish()
+                self._collect()
                 self._window = window
             inside = set(group)
             for hit, accumulate in self._sums.items():
                 taken = [at in inside and one is hit for at, one in enumerate(hits)]
                 accumulate.enqueue(self._queue, images, taken)
                 self._counts[hit] += sum(taken)
-        return done
+        return self._return_below(max((self._window, *self._kept)) - _BEHIND)
 
     def finish(self) -> tuple[Accumulated, ...]:
-        """Return what was summed since the last window, nothing where there were no frames, and begin anew."""
+        """Return all windows that have frames and were not returned."""
+        self._collect()
+        return self._return_below(max(self._kept, default=-1) + 1)
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._collect()
+        self._kept.clear()
+        self._window, self._over = -1, 0
+
+    def _return_below(self, limit: int) -> tuple[Accumulated, ...]:
+        self._over = max(self._over, limit)
+        return tuple(Accumulated(window, self._kept.pop(window)) for window in sorted(self._kept) if window < limit)
+
+    def _collect(self) -> None:
+        """Take the sums off the device."""
         if not any(self._counts.values()):
-            return ()
+            return
         hits, others = (self._sums[hit].take(self._queue) for hit in (True, False))
         n_hits, n_others = self._counts[True], self._counts[False]
         self._counts = {True: 0, False: 0}
@@ -68,7 +90,10 @@ class Sums:
             "acc_n_hit": np.array(n_hits, np.uint32),
             "acc_n_non_hit": np.array(n_others, np.uint32),
         }
-        return (Accumulated(self._window, values),)
+        before = self._kept.get(self._window)
+        if before is not None:
+            values = {name: _together(before[name], value) for name, value in values.items()}
+        self._kept[self._window] = values
 
 
 def sum_outputs(pixels: Pixels, shape: tuple[int, ...], window: int, unit: str) -> tuple[Output, ...]:
@@ -97,6 +122,5 @@ def _together(one: NDArray[np.generic], other: NDArray[np.generic]) -> NDArray[n
     if one.dtype.kind == "f":
         return np.add(one, other)
     nothing = np.iinfo(np.uint32).max
-    total = np.minimum(np.add(one, other, dtype=np.uint64), nothing - 1).astype(np.uint32)
-    total[(one == nothing) | (other == nothing)] = nothing
-    return total
+    total = np.minimum(np.add(one, other, dtype=np.uint64), nothing - 1)
+    return np.asarray(np.where((one == nothing) | (other == nothing), nothing, total), np.uint32)
