@@ -27,11 +27,19 @@ class Failover:
 
     :param pipeline: on the device that was chosen.
     :param spare: makes the same pipeline on the CPU; called once at most.
+    :param keep: takes the pipeline back when it is not needed any more and its device has not failed; False: it is to
+        be closed.
     """
 
-    def __init__(self, pipeline: Pipeline[msgspec.Struct], spare: Callable[[], Pipeline[msgspec.Struct]]) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline[msgspec.Struct],
+        spare: Callable[[], Pipeline[msgspec.Struct]],
+        keep: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._pipeline = pipeline
         self._spare = spare
+        self._keep = keep
         self._failed = ""  # why the device is not used any more
         self._closed = False
         self._tells = any(output.stream == STREAM for output in pipeline.outputs())
@@ -74,9 +82,12 @@ class Failover:
         return self._pipeline.finish()
 
     def close(self) -> None:
-        """Free what the pipeline holds."""
-        self._pipeline.close()
+        """Free what the pipeline holds, unless it is kept. Idempotent."""
+        if self._closed:
+            return
         self._closed = True
+        if self._failed or not self._keep():
+            self._pipeline.close()
 
     def _fail_over(self, error: DeviceError) -> None:
         log.error("%s; going on with the CPU", error)

@@ -76,6 +76,10 @@ class Pipeline(ABC, Generic[P]):
         """
         return ()
 
+    def renew(self) -> bool:
+        """Forget all frames, so that the next acquisition may use this pipeline; False: it can't. The default can't."""
+        return False
+
     def close(self) -> None:
         """Free what the pipeline holds on the device. The default holds nothing."""
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import queue
+import threading
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,3 +40,27 @@ class ResultPool:
         room = self._room.from_buffer(memory)
         weakref.finalize(room, self._free.put, memory).atexit = False
         return np.frombuffer(room, self._dtype).reshape(self._shape)
+
+
+class ResultPools:
+    """Pools of bytes, by size, kept for those who come later. Any thread may ask.
+
+    Arrays that are still held when another asks for the same size come back to the same pool.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[int, int], ResultPool] = {}
+
+    def get(self, size: int, count: int) -> ResultPool:
+        """Return a pool of arrays (size,), uint8, the one of before where there is one."""
+        with self._lock:
+            if (size, count) not in self._pools:
+                self._pools[size, count] = ResultPool((size,), "|u1", count)
+            return self._pools[size, count]
+
+    def keep_only(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Let go of the pools of other sizes and counts; arrays that are held stay as they are."""
+        wanted = set(sizes)
+        with self._lock:
+            self._pools = {key: pool for key, pool in self._pools.items() if key in wanted}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoints, entry_points
 from typing import Generic, TypeVar
 
 import msgspec
@@ -29,16 +30,20 @@ class Registry(Generic[T]):
         self._group = group
         self._kind = kind
 
+    @cached_property
+    def _entries(self) -> EntryPoints:
+        return entry_points(group=self._group)  # reads the metadata of all that is installed
+
     def names(self) -> list[str]:
         """Return the names of all that are installed, sorted."""
-        return sorted({entry.name for entry in entry_points(group=self._group)})
+        return sorted({entry.name for entry in self._entries})
 
     def get(self, name: str) -> T:
         """Import and return a plugin.
 
         :raises ConfigError: no plugin of that name is installed, or it is not what the group asks for.
         """
-        found = [entry for entry in entry_points(group=self._group) if entry.name == name]
+        found = [entry for entry in self._entries if entry.name == name]
         if not found:
             raise ConfigError(f"no {self._group} plugin {name!r}: installed are {', '.join(self.names()) or 'none'}")
         try:

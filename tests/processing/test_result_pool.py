@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from lima2_processing.result_pool import ResultPool
+from lima2_processing.result_pool import ResultPool, ResultPools
 
 
 def address(array):
@@ -52,3 +52,15 @@ def test_many_threads(monkeypatch):
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_pools_are_kept_for_the_next_and_let_go_when_others_are_wanted():
+    pools = ResultPools()
+    pool = pools.get(100, 2)
+    assert pools.get(100, 2) is pool
+    held = pool.take()
+    held[:] = 5
+    assert pools.get(50, 2) is not pool
+    pools.keep_only([(50, 2)])
+    assert pools.get(100, 2) is not pool
+    assert (held == 5).all()

@@ -12,6 +12,7 @@ from fabio.edfimage import EdfImage
 
 from lima2_processing.calibration import CalibrationFile
 from lima2_receivers.errors import PlanError
+from lima2_receivers.receiver import calibration
 from lima2_receivers.receiver.calibration import calibration_files, load_calibration, with_hashes
 
 PLANE = np.arange(12, dtype="<f4").reshape(3, 4)
@@ -215,3 +216,30 @@ def test_a_dataset_that_leads_into_another_file_is_refused(made, tmp_path):
         with pytest.raises(PlanError, match=rf"links\.h5: {name} leads into another file"):
             load(CalibrationFile(str(tmp_path / "links.h5"), dataset=name))
     assert np.array_equal(load(CalibrationFile(str(tmp_path / "links.h5"), dataset="soft")), PLANE)
+
+
+def test_a_file_is_hashed_anew_only_when_it_changed(made, monkeypatch):
+    file = made("mask.npy")
+    path = Path(file.path)
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(calibration, "_SETTLED", -1e9)  # as if it had changed long ago
+    opened = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: opened.append(1) or real(*args))
+    first = with_hashes(Params(mask=file), ANYWHERE)
+    assert with_hashes(Params(mask=file), ANYWHERE) == first
+    assert len(opened) == 1
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    os.utime(path, (1, 1))  # the same size and time as before
+    assert with_hashes(Params(mask=file), ANYWHERE) != first
+    assert len(opened) == 2
+
+
+def test_a_file_that_changed_just_now_is_always_hashed(made):
+    file = made("mask.npy")
+    path = Path(file.path)
+    seen = set()
+    for number in range(5):  # faster than the file system's clock ticks
+        path.write_bytes(path.read_bytes()[:-1] + bytes([number]))
+        seen.add(with_hashes(Params(mask=file), ANYWHERE).mask.sha256)
+    assert len(seen) == 5

@@ -210,6 +210,18 @@ class Smx(Pipeline[SmxParams]):
         except cl.Error as error:
             raise DeviceError(f"{self.device.name}: {error}") from error
 
+    def renew(self) -> bool:
+        """Forget all frames, as far as any are kept in sums."""
+        if self._work is None:
+            return False
+        try:
+            if self._work.sums is not None:
+                self._work.sums.reset()
+            self._queue.finish()
+        except cl.Error:
+            return False
+        return True
+
     def close(self) -> None:
         """Wait for the device and free its memory."""
         self._queue.finish()

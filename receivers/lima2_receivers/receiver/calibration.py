@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,8 @@ from lima2_processing.pipeline import Calibration
 from ..errors import PlanError
 
 P = TypeVar("P", bound=msgspec.Struct)
+
+_SETTLED = 2.0  # seconds since a change after which a file's times tell of the next one
 
 
 def calibration_files(params: msgspec.Struct) -> Iterator[tuple[str, CalibrationFile]]:
@@ -92,12 +96,31 @@ def _confine(name: str, file: CalibrationFile, roots: Sequence[str]) -> Path:
 def _hashed(name: str, file: CalibrationFile, roots: Sequence[str]) -> CalibrationFile:
     path = _confine(name, file, roots)
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _digest(path)
     except OSError as error:
         raise PlanError(f"{_where(name)}: {file.path}: {error.strerror}") from error
     if file.sha256 and file.sha256 != digest:
         raise PlanError(f"{_where(name)}: {file.path} has sha256 {digest}, expected {file.sha256}")
     return msgspec.structs.replace(file, sha256=digest)
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file, computed anew only where the file changed.
+
+    A file that was changed just now may be changed once more without its time showing it.
+    """
+    found = path.stat()
+    key = (path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if time.time() - max(found.st_mtime, found.st_ctime) < _SETTLED:
+        return _digest_of.__wrapped__(*key)
+    return _digest_of(*key)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, *state: int) -> str:
+    del state  # of the file: another one is another entry
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(name: str, file: CalibrationFile, roots: Sequence[str]) -> Calibration:

@@ -143,6 +143,7 @@ class ReceiverDaemon:
                 log.warning("acquisition %s is closed before its end", acquisition)
                 share.abandon(f"receiver {self._rank} was shut down")
         await asyncio.gather(*(self._close(acquisition) for acquisition in self._shares))
+        await asyncio.to_thread(self._maker.close)
         await self._host.close()
         if self._guard is not None:
             await self._guard.close()

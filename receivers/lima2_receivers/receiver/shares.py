@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 import msgspec
 
-from lima2_processing.errors import DeviceMemoryError, ParameterError, ProcessingError
+from lima2_processing.errors import ParameterError
 from lima2_processing.failover import Failover
 from lima2_processing.frame import AcquisitionId, Constant, Output, PipelineFacts, ReceiverIdx
 from lima2_processing.parts import parts_of
-from lima2_processing.pipeline import Calibration, Pipeline
+from lima2_processing.result_pool import ResultPools
 
 from ..acquisition import Acquisition, Event
 from ..config import Config, detector_settings
 from ..control import Transport
-from ..errors import PipelineError, PlanError, ReceiverError
+from ..errors import PlanError
 from ..messages import ConstantInfo, ReceiverPrepared
 from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
-from ..plugins import DETECTORS, PIPELINES, decode_pipeline
+from ..plugins import DETECTORS, PIPELINES
 from ..saving.names import check_files, confine, part_names, remark_name
 from ..saving.part import PartFiles
 from ..saving.remarks import RemarkFile
 from ..source import PacketSource, Source, TransferSource
 from ..topology import Dispatch, RoundRobin
 from .assembly import Assembler
-from .calibration import load_calibration
-from .device_memory import DeviceMemory, Room
 from .packets import Packets
+from .pipelines import PipelineMaker
 from .recent import REMEMBERED
 from .ring import FrameRing
 from .rows import ArrivalRows, FixedRows, Rows
 from .share import WAITING, Share
 from .transfers import Transfers
-
-if TYPE_CHECKING:
-    from lima2_processing.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +55,23 @@ class ShareMaker:
         self._receiver = config.receivers[rank]
         self._ring = ring
         self._detector = DETECTORS.get(config.detector.plugin)
-        self._device: Device | None = None
-        self._memory = DeviceMemory(f"receiver {rank}")
+        self._pipelines = PipelineMaker(config, rank, ring)
+        self._pools = ResultPools()
 
-    def check(self, plan: ReceiverPlan) -> Mapping[str, Calibration]:
+    def check(self, plan: ReceiverPlan) -> None:
         """See whether a share could be made, without making anything.
 
         Its frames may still turn out not to fit: the detector says what they look like only when it is armed.
 
-        :returns: what the calibration files hold that the plan's pipeline names.
         :raises ReceiverError: it couldn't; the message says why.
         """
-        return self._check(own_share(plan))
+        self._check(own_share(plan))
 
-    def _check(self, plan: ReceiverPlan) -> Mapping[str, Calibration]:
+    def close(self) -> None:
+        """Let go of what is kept for further acquisitions."""
+        self._pipelines.close()
+
+    def _check(self, plan: ReceiverPlan) -> None:
         if (plan.rank, plan.n_receivers) != (self._rank, len(self._config.receivers)):
             raise PlanError(
                 f"got the share of receiver {plan.rank} of {plan.n_receivers}, "
@@ -82,9 +80,8 @@ class ShareMaker:
         saving = plan.plan.saving
         confine(saving.base_path, self._config.saving.roots)
         streams: tuple[str, ...] = (RAW_STREAM,)
-        calibration: Mapping[str, Calibration] = {}
         if plan.plan.pipeline is not None:
-            calibration = load_calibration(decode_pipeline(plan.plan.pipeline), self._config.calibration_roots)
+            self._pipelines.check(plan.plan.pipeline)
             streams += PIPELINES.get(plan.plan.pipeline.name).streams
         for name in saving.streams:
             if name not in streams:
@@ -97,7 +94,6 @@ class ShareMaker:
         elif isinstance(source, Source) and source.remarks:
             names.append(remark_name(saving.filename_prefix, self._rank))
         check_files(Path(saving.base_path), names, saving.file_exists_policy)
-        return calibration
 
     def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
         """Make pipeline, files and threads of a share.
@@ -105,14 +101,16 @@ class ShareMaker:
         :raises ReceiverError: something doesn't fit; nothing is left behind.
         """
         plan = own_share(plan)
-        calibration = self._check(plan)
+        self._check(plan)
         if plan.frame_spec.nbytes > self._ring.slot_bytes:
             raise PlanError(
                 f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
                 f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
             )
         with ExitStack() as undo:
-            pipeline = self._make_pipeline(acquisition, plan, calibration)
+            pipeline: Failover | None = None
+            if plan.plan.pipeline is not None:
+                pipeline = self._pipelines.make(acquisition, plan.plan.pipeline, plan.frame_spec)
             outputs: tuple[Output, ...] = (raw_output(plan.frame_spec),)
             constants: tuple[Constant, ...] = ()
             if pipeline is not None:
@@ -129,6 +127,7 @@ class ShareMaker:
                 constants=constants,
                 metadata=self._metadata(acquisition),
                 ahead=WAITING + self._receiver.encoders + REMEMBERED + 1,  # one is being written
+                pools=self._pools,
             )
             undo.callback(files.discard)
             remarks = self._make_remarks(plan, source)
@@ -198,58 +197,6 @@ class ShareMaker:
             "detector": self._config.detector.name,
             "instrument": self._config.detector.instrument,
         }
-
-    def _make_pipeline(
-        self, acquisition: AcquisitionId, plan: ReceiverPlan, calibration: Mapping[str, Calibration]
-    ) -> Failover | None:
-        if plan.plan.pipeline is None:
-            return None
-        params = decode_pipeline(plan.plan.pipeline)
-        kind = PIPELINES.get(plan.plan.pipeline.name).load()
-
-        def make(device: Device) -> Pipeline[msgspec.Struct]:
-            return kind(params, plan.frame_spec, device, calibration, self._receiver.batch)
-
-        try:
-            device = self._open_device()
-            try:
-                made = Failover(make(device), lambda: make(self._open_spare()))
-            except DeviceMemoryError as error:
-                raise self._memory.explain(error, self._room(device)) from error
-        except ParameterError as error:
-            raise PlanError(str(error)) from error
-        except ProcessingError as error:
-            raise PipelineError(f"receiver {self._rank}: {error}") from error
-        try:
-            self._memory.admit(acquisition, made, self._room(device))
-        except ReceiverError:
-            made.close()
-            raise
-        return made
-
-    def _room(self, device: Device) -> Room:
-        """Return how much of the device this receiver may use."""
-        limit = self._receiver.opencl.memory
-        ring = self._ring.memory.nbytes if device.is_host else 0
-        if limit and limit < device.memory:
-            return Room(device.name, limit, f"receivers[{self._rank}].opencl.memory", ring)
-        return Room(device.name, device.memory, "all it has", ring)
-
-    def _open_device(self) -> Device:
-        """Return this process's device, opened when first needed and kept for all acquisitions."""
-        from lima2_processing.device import open_device  # imports OpenCL, which the daemon's settings must precede
-
-        if self._device is None:
-            self._device = open_device(self._receiver.opencl.device)
-            log.info("OpenCL device: %s", self._device.name)
-        return self._device
-
-    def _open_spare(self) -> Device:
-        """Return a new CPU device, for an acquisition whose device failed; the next acquisition chooses again."""
-        from lima2_processing.device import open_cpu  # see above
-
-        self._device = None
-        return open_cpu()
 
 
 def own_share(plan: ReceiverPlan) -> ReceiverPlan:

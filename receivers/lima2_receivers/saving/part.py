@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, SparseFrame
-from lima2_processing.result_pool import ResultPool
+from lima2_processing.result_pool import ResultPool, ResultPools
 
 from ..errors import SavingError
 from ..packing import PackedImage
@@ -74,6 +74,7 @@ class PartFiles:
     :param constants: what is saved once.
     :param metadata: text that goes into every file, by name.
     :param ahead: encoded frames that memory is set aside for, so that saving needs none from the system while it runs.
+    :param pools: where that memory comes from; None: it is made anew.
     :raises SavingError: a file can't be made; none is left behind.
     """
 
@@ -86,13 +87,14 @@ class PartFiles:
         constants: Sequence[Constant],
         metadata: Mapping[str, str],
         ahead: int = 0,
+        pools: ResultPools | None = None,
     ) -> None:
         streams = {output.stream for output in outputs}
         enabled = sorted(stream for stream in streams if saving.stream(stream).enabled)
         self.names = part_names(saving.filename_prefix, rank, enabled)
         self._outputs = {output.name: output for output in outputs if output.stream in self.names}
         self._compression = {stream: saving.stream(stream).compression for stream in enabled}
-        self._rooms = self._make_rooms(ahead)
+        self._rooms = self._make_rooms(ahead, pools or ResultPools())
         self._extent = {False: 0, True: 0}  # rows of frames, and of accumulated windows
         self._streams: dict[str, _StreamFile] = {}
         self._claims: list[Claim] = []
@@ -122,13 +124,16 @@ class PartFiles:
             raise SavingError(f"output {name} is not saved")
         return self._compression[output.stream]
 
-    def _make_rooms(self, ahead: int) -> dict[str, ResultPool]:
+    def _make_rooms(self, ahead: int, pools: ResultPools) -> dict[str, ResultPool]:
         rooms: dict[str, ResultPool] = {}
+        sizes: set[tuple[int, int]] = set()
         for name, output in self._outputs.items():
             if output.kind is OutputKind.IMAGE and not output.window:
                 size = room_bytes(self._compression[output.stream], output.shape, output.dtype)
                 if size:
-                    rooms[name] = ResultPool((size,), "|u1", ahead)
+                    rooms[name] = pools.get(size, ahead)
+                    sizes.add((size, ahead))
+        pools.keep_only(sizes)
         return rooms
 
     def encode(
