@@ -21,6 +21,9 @@ from .run import Run
 log = logging.getLogger(__name__)
 
 BUSY_POLL = 0.03  # seconds between polls while an acquisition lives
+STREAM_POLL = 0.15  # seconds likewise, from a receiver that had many frames to report
+MANY_ROWS = 4  # of a report: these are many
+RECORD_PERIOD = 0.1  # seconds at least from one write of many frames to the ledger file to the next
 IDLE_POLL = 0.1
 QUIET = 0.5  # seconds without a new frame after which a detector that was stopped counts as silent
 REMEMBERED_RUNS = 8  # closed acquisitions that stay in the published state
@@ -211,6 +214,10 @@ class Driver:
                     if run.live and run.id not in known:
                         self._lose(link, run, f"receiver {link.rank} {why}")
                 await self._take(link, progress)
+                rows = sum(run.count for report in progress.acquisitions for run in report.runs)
+                if rows >= MANY_ROWS:  # nobody waits for a single frame
+                    await asyncio.sleep(STREAM_POLL)
+                    continue
             await asyncio.sleep(BUSY_POLL if self.live() else IDLE_POLL)
 
     def _cursors(self, link: ReceiverLink, runs: Sequence[Run]) -> dict[AcquisitionId, int]:
@@ -226,7 +233,9 @@ class Driver:
                 continue
             try:
                 run.take(link.rank, report, full=not progress.free_slots)
-                if run.unrecorded:  # also where nothing moved: frames may settle before their trigger is counted
+                # Also where nothing moved: frames may settle before their trigger is counted.
+                few = 0 < run.unrecorded < MANY_ROWS  # somebody may wait for them
+                if few or (run.unrecorded and time.monotonic() - run.recorded >= RECORD_PERIOD):
                     await self._record(run)
             except Exception as error:  # also a bug in one acquisition must not end the watching of all
                 self._lose(link, run, f"receiver {link.rank}: {explain(error)}")

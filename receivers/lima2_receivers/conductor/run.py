@@ -62,6 +62,7 @@ class Run:
         self.told = -1  # what the receivers were told is due
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
+        self.recorded = -math.inf  # when frames were last written to the ledger file
         self._blocked = -math.inf  # when a receiver last had a full ring: frames may wait before it
         self._began = 0.0  # when it was started
         self._finished = False  # no more triggers come
@@ -169,9 +170,9 @@ class Run:
     # --- what follows ---
 
     @property
-    def unrecorded(self) -> bool:
-        """Whether frames have settled that the ledger file does not hold yet."""
-        return self._ledger.leading(self.announced) > self.written
+    def unrecorded(self) -> int:
+        """How many frames have settled that the ledger file does not hold yet."""
+        return self._ledger.leading(self.announced) - self.written
 
     def all_sent(self, status: DetectorStatus) -> bool:
         """Tell whether the detector has sent everything that triggers asked for so far."""
@@ -245,6 +246,7 @@ class Run:
                 self._marks.modules(self._ledger, self.written, leading, n_modules),
             )
             self.written = leading
+            self.recorded = time.monotonic()
             return True
 
     def close(self) -> None:
