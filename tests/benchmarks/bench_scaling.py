@@ -1,7 +1,7 @@
 """What several receivers cost: a second prepare, CPU a frame over 1, 2 and 4 receivers, the conductor, the ledger.
 
 Real daemons with a simulated detector. Receivers have one OpenCL thread each. The CPU a frame is that of all receivers
-at one total rate, at about 30 % load, in turns; that of the conductor is at 2000 small frames a second over 8 receivers,
+at one total rate, at about 30 % load, in turns; that of the conductor at 2000 small frames a second over 8 receivers,
 as far as this machine sends them. The ledger, and what SWMR and results need of the files, are measured alone, against
 smx on 4M frames.
 """
