@@ -29,6 +29,7 @@ CONFIGURATION = (
     config.DetectorConfig,
     config.ConductorConfig,
     config.ReceiverConfig,
+    config.IngestConfig,
     config.RingConfig,
     config.OpenCLConfig,
     config.SavingConfig,

@@ -49,7 +49,7 @@ class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One receiver daemon.
 
     :param commands: endpoint that its commands come in by, ``ipc://PATH`` or ``tcp://HOST:PORT``.
-    :param data: endpoint that the detector sends frames to.
+    :param data: endpoint that the detector sends frames to; empty: they come from the ingest.
     :param ring: its memory.
     :param opencl: its device.
     :param batch: frames that the device works on together at most, while as many are on their way to it; 1: lowest
@@ -58,11 +58,28 @@ class ReceiverConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     commands: str
-    data: str
+    data: str = ""
     ring: RingConfig = RingConfig()
     opencl: OpenCLConfig = OpenCLConfig()
     batch: Annotated[int, Meta(ge=1, le=64)] = 4
     encoders: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
+class IngestConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """The ingest daemon, for a detector whose one stream is shared out among receivers.
+
+    :param commands: endpoint that its commands come in by.
+    :param data: endpoint that the detector sends frames to.
+    :param handover: endpoint that receivers take messages from.
+    :param ring: messages that it keeps until their frames are safe with a receiver, and bytes of each.
+    :param shared_memory: True: receivers on its host read pixels from its memory; False: all goes through the socket.
+    """
+
+    commands: str
+    data: str
+    handover: str
+    ring: RingConfig = RingConfig(slots=64)
+    shared_memory: bool = True
 
 
 class ConductorConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,6 +181,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     :param deadlines: how long who waits for whom.
     :param security: who may connect.
     :param dispatch: how frames spread over receivers; None: as the detector does it by default.
+    :param ingest: takes the detector's frames for all receivers; None: it sends them to the receivers themselves.
     """
 
     detector: DetectorConfig
@@ -174,6 +192,26 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     deadlines: DeadlineConfig = DeadlineConfig()
     security: SecurityConfig = SecurityConfig()
     dispatch: Dispatch | None = None
+    ingest: IngestConfig | None = None
+
+    @property
+    def data_endpoints(self) -> dict[str, str]:
+        """Every endpoint that the detector sends to, by its place in the file."""
+        if self.ingest is not None:
+            return {"ingest.data": self.ingest.data}
+        return {f"receivers[{rank}].data": receiver.data for rank, receiver in enumerate(self.receivers)}
+
+    def stream(self, rank: int) -> tuple[str, str, int]:
+        """Return the place and the endpoint of the stream that a receiver gets, and the bytes of its largest frame.
+
+        :param rank: of the receiver; with an ingest, 0 stands for it.
+        :raises ConfigError: there is no such receiver.
+        """
+        streams = list(self.data_endpoints.items())
+        if not 0 <= rank < len(streams):
+            raise ConfigError(f"rank: got {rank}, the configuration has receivers 0 to {len(streams) - 1}")
+        ring = self.ingest.ring if self.ingest is not None else self.receivers[rank].ring
+        return *streams[rank], ring.slot_bytes
 
     @property
     def calibration_roots(self) -> tuple[str, ...]:
@@ -183,10 +221,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def endpoints(self) -> dict[str, str]:
         """Return every endpoint that a daemon binds, by its place in the file."""
         places = {"conductor.commands": self.conductor.commands, "conductor.state": self.conductor.state}
+        if self.ingest is not None:
+            places["ingest.commands"], places["ingest.handover"] = self.ingest.commands, self.ingest.handover
         for rank, receiver in enumerate(self.receivers):
             places[f"receivers[{rank}].commands"] = receiver.commands
-            places[f"receivers[{rank}].data"] = receiver.data
-        return places
+        return places | self.data_endpoints
 
 
 def load_config(path: Path) -> Config:
@@ -214,6 +253,11 @@ def check_config(config: Config) -> None:
     :raises ConfigError: an endpoint is used twice, malformed, or reachable by more than may reach it; or a folder is
         not absolute.
     """
+    for rank, receiver in enumerate(config.receivers):
+        if config.ingest is not None and receiver.data:
+            raise ConfigError(f"receivers[{rank}].data: got {receiver.data!r}, expected none: frames go to ingest.data")
+        if config.ingest is None and not receiver.data:
+            raise ConfigError(f"receivers[{rank}].data: got none, expected an endpoint, or an [ingest] for all")
     seen: dict[str, str] = {}
     for place, endpoint in config.endpoints().items():
         if place.endswith(".data"):

@@ -73,8 +73,15 @@ def decode_pipeline(choice: PipelineChoice) -> msgspec.Struct:
 def check_streams(config: Config) -> None:
     """See that receivers don't share a data endpoint, unless the detector serves it and they connect to it.
 
-    :raises ConfigError: they do.
+    :raises ConfigError: they do, or there is an ingest for a detector that sends no messages.
     """
+    if config.ingest is not None:
+        plugin = DETECTORS.get(config.detector.plugin)
+        if plugin.transport not in (Transport.ZMQ_BIND, Transport.ZMQ_CONNECT):
+            raise ConfigError(
+                f"ingest: it takes messages, the data of the detector plugin {plugin.name} comes by {plugin.transport}"
+            )
+        return
     if DETECTORS.get(config.detector.plugin).transport is Transport.ZMQ_CONNECT:
         return
     seen: dict[str, int] = {}
@@ -86,6 +93,8 @@ def check_streams(config: Config) -> None:
 def dispatch_of(config: Config) -> Dispatch:
     """Return how frames spread over the receivers of a configuration. Where there is one, all go there in turn.
 
+    With an ingest, any frame goes to any receiver.
+
     :raises ConfigError: its detector can't do what it says.
     """
     allowed = DETECTORS.get(config.detector.plugin).dispatches
@@ -93,6 +102,13 @@ def dispatch_of(config: Config) -> Dispatch:
         raise ConfigError(
             f"dispatch: got {config.dispatch}, the detector plugin {config.detector.plugin} has {', '.join(allowed)}"
         )
+    if config.ingest is not None and (
+        Dispatch.DYNAMIC not in allowed or config.dispatch not in (None, Dispatch.DYNAMIC)
+    ):
+        raise ConfigError(
+            f"ingest: it needs dynamic dispatch, got {config.dispatch or 'none'}; the detector plugin "
+            f"{config.detector.plugin} has {', '.join(allowed)}"
+        )
     if len(config.receivers) == 1:
         return Dispatch.ROUND_ROBIN
-    return config.dispatch or allowed[0]
+    return Dispatch.DYNAMIC if config.ingest is not None else config.dispatch or allowed[0]

@@ -36,6 +36,27 @@ class ReceiverState(Struct, frozen=True):
     free_slots: int = 0
 
 
+class IngestState(Struct, frozen=True):
+    """The ingest, as the conductor sees it.
+
+    :param silent: seconds since it last answered.
+    :param held: messages that it keeps, since no receiver has made them safe yet.
+    :param free_slots: of its ring.
+    :param joined: ranks of the receivers that take messages from it.
+    :param strangers: messages that no receiver knew anything of.
+    :param dealt_again: messages that went to another receiver, since the first was lost.
+    """
+
+    endpoint: str
+    alive: bool
+    silent: float
+    held: int = 0
+    free_slots: int = 0
+    joined: tuple[int, ...] = ()
+    strangers: int = 0
+    dealt_again: int = 0
+
+
 class ReceiverCounters(Struct, frozen=True):
     """One receiver's share of an acquisition."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from lima2_receivers.config import Config, DetectorConfig, SecurityConfig, check_config, detector_settings, load_config
 from lima2_receivers.errors import ConfigError
+from lima2_receivers.ingest.daemon import IngestDaemon
 from lima2_receivers.plugins import check_streams, dispatch_of
 from lima2_receivers.topology import Dispatch
 
@@ -275,3 +276,64 @@ def test_a_wrong_table_of_a_plugin_is_refused(load, new, said):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_examples_can_be_used(path):
     assert load_config(path).receivers
+
+
+WITH_INGEST = GOOD.replace('data = "tcp://127.0.0.1:5550"\n', "").replace('data = "tcp://127.0.0.1:5551"\n', "") + (
+    '[ingest]\ncommands = "ipc:///run/lima2/ingest"\ndata = "tcp://127.0.0.1:5550"\nhandover = "ipc:///run/lima2/hand"\n'
+)
+
+
+def test_with_an_ingest_all_frames_go_there_and_from_it_to_any_receiver(load):
+    config = load(text=WITH_INGEST)
+    assert config.data_endpoints == {"ingest.data": "tcp://127.0.0.1:5550"}
+    assert config.stream(0) == ("ingest.data", "tcp://127.0.0.1:5550", 8 * 2**20)
+    assert config.endpoints().keys() == {
+        "conductor.commands",
+        "conductor.state",
+        "ingest.commands",
+        "ingest.data",
+        "ingest.handover",
+        "receivers[0].commands",
+        "receivers[1].commands",
+    }
+    check_streams(config)
+    assert dispatch_of(config) is Dispatch.DYNAMIC
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "receiver1",
+            'receiver1"\ndata = "ipc:///d',
+            r"receivers\[1\]\.data: got 'ipc:///d', expected none: frames go",
+        ),
+        ("ipc:///run/lima2/hand", "tcp://127.0.0.1:9", r"ingest\.handover: .* by every user of this host"),
+        ("ipc:///run/lima2/hand", "tcp://10.0.0.1:9", r"ingest\.handover: .* from other hosts"),
+        ("tcp://127.0.0.1:5550", "tcp://10.0.0.1:9", r"ingest\.data: .* and no detector's stream has keys"),
+        ("ipc:///run/lima2/hand", "ipc:///run/lima2/ingest", r"is used by ingest\.commands already"),
+    ],
+)
+def test_what_does_not_go_with_an_ingest_is_refused(load, old, new, said):
+    with pytest.raises(ConfigError, match=said):
+        load(old, new, text=WITH_INGEST)
+
+
+def test_without_an_ingest_each_receiver_needs_its_data_endpoint(load):
+    with pytest.raises(ConfigError, match=r"receivers\[1\]\.data: got none, expected an endpoint, or an \[ingest\]"):
+        load('data = "tcp://127.0.0.1:5551"\n', "")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "dispatch", "said"),
+    [
+        ("jungfrau", None, "takes messages, the data of the detector plugin jungfrau comes by udp"),
+        ("smartpix", None, "takes messages, the data of the detector plugin smartpix comes by ring"),
+        ("jungfraujoch", None, "needs dynamic dispatch, got none; the detector plugin jungfraujoch has round_robin"),
+        ("simulator", Dispatch.ROUND_ROBIN, "needs dynamic dispatch, got round_robin"),
+    ],
+)
+def test_a_detector_that_an_ingest_can_not_serve_is_refused(load, plugin, dispatch, said):
+    made = msgspec.structs.replace(load(text=WITH_INGEST), detector=DetectorConfig(plugin), dispatch=dispatch)
+    with pytest.raises(ConfigError, match=f"ingest: it {said}"):
+        IngestDaemon(made)

@@ -9,6 +9,7 @@ import zmq
 
 from lima2_processing.frame import Frame
 from lima2_receivers.errors import ProtocolError
+from lima2_receivers.receiver.delivery import Delivery
 from lima2_receivers.receiver.intake import Intake
 from lima2_receivers.receiver.ring import FrameRing
 from lima2_receivers.source import Remark, SeriesEnd, Stranger
@@ -81,8 +82,7 @@ class Rig:
             endpoint,
             "receivers[0].data",
             self.ring,
-            lambda: self.takers,
-            begins=lambda message: bytes(message[0])[1:] == b"^",
+            Delivery(lambda: self.takers, begins=lambda message: bytes(message[0])[1:] == b"^"),
         )
         self.intake.start()
         self.sender = zmq.Context.instance().socket(zmq.PUSH)

@@ -42,6 +42,7 @@ STATE = m.SystemState(
     "",
     (published.ReceiverState(0, "ipc:///run/r0", True, 0.1, 2, 16),),
     (ACQUISITION,),
+    published.IngestState("ipc:///run/i", True, 0.1, 5, 27, (0, 1), 1, 3),
 )
 PROGRESS = m.Progress(
     ID,
@@ -83,16 +84,21 @@ REPLIES = [
     ),
     m.FrameChunk(Compression.ZIP, b"123"),
     m.LedgerReport(ID, 9, "control", COUNTS, {"lost": 2}, m.FateRuns((0, 5), (5, 4), (1, 3)), 7, 2),
+    m.IngestProgress("i1", 5, 27, (0, 2), 1, 3),
 ]  # fmt: skip
+INGEST = [m.Hello(), m.PollIngest((0, 2))]
 UNIONS = [
     (m.decode_conductor_request, m.ConductorRequest, CONDUCTOR, "request to the conductor"),
     (m.decode_receiver_request, m.ReceiverRequest, RECEIVER, "request to a receiver"),
+    (m.decode_ingest_request, m.IngestRequest, INGEST, "request to an ingest"),
     (m.decode_reply, m.Reply, REPLIES, "reply"),
 ]
 KNOWN = {what: get_args(union) for _, union, _, what in UNIONS}
 EVERY = [(decode, message) for decode, _, examples, _ in UNIONS for message in examples]
 DECODERS = pytest.mark.parametrize(
-    ("decode", "what"), [(decode, what) for decode, _, _, what in UNIONS], ids=["conductor", "receiver", "reply"]
+    ("decode", "what"),
+    [(decode, what) for decode, _, _, what in UNIONS],
+    ids=["conductor", "receiver", "ingest", "reply"],
 )
 
 

@@ -19,6 +19,7 @@ from lima2_receivers.plugins import DETECTORS
 
 RECEIVERS = Path(__file__).parents[2] / "receivers"
 UNITS = sorted((RECEIVERS / "systemd").glob("*.service"))
+CONDUCTOR, RECEIVER = (RECEIVERS / "systemd" / f"lima2-{name}@.service" for name in ("conductor", "receiver"))
 EXAMPLES = sorted((RECEIVERS / "examples").glob("*.toml"))
 INSTALLED = "/opt/lima2/bin"
 
@@ -38,7 +39,7 @@ def command(path: Path, instance: str) -> list[str]:
 
 
 def test_the_units_are_there():
-    assert [path.name for path in UNITS] == ["lima2-conductor@.service", "lima2-receiver@.service"]
+    assert [path.name for path in UNITS] == [CONDUCTOR.name, "lima2-ingest@.service", RECEIVER.name]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
@@ -62,7 +63,7 @@ def test_the_unit_starts_a_console_script(unit):
 
 
 def test_the_instance_of_a_conductor_names_its_configuration():
-    assert command(UNITS[0], "jungfrau") == [f"{INSTALLED}/lima2-conductor", "/etc/lima2/jungfrau.toml"]
+    assert command(CONDUCTOR, "jungfrau") == [f"{INSTALLED}/lima2-conductor", "/etc/lima2/jungfrau.toml"]
 
 
 @pytest.mark.parametrize(("instance", "name"), [("jungfrau:12", "jungfrau"), ("id29-eiger_4m:12", "id29-eiger_4m")])
@@ -70,7 +71,7 @@ def test_the_instance_of_a_receiver_names_configuration_and_rank(instance, name,
     told = tmp_path / "lima2-receiver"
     told.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     told.chmod(0o700)
-    found = subprocess.check_output(command(UNITS[1], instance), env={"PATH": str(tmp_path)}, text=True, timeout=60)
+    found = subprocess.check_output(command(RECEIVER, instance), env={"PATH": str(tmp_path)}, text=True, timeout=60)
     assert found.splitlines() == [f"/etc/lima2/{name}.toml", "--rank", "12"]
 
 
@@ -114,7 +115,7 @@ def test_two_hosts_need_keys_and_a_word_about_the_detector(line, said, tmp_path)
 
 def test_the_example_of_one_host_stays_within_what_the_units_allow():
     config = load_config(RECEIVERS / "examples" / "one_host.toml")
-    service = read_unit(UNITS[1])["Service"]
+    service = read_unit(RECEIVER)["Service"]
     folder = f"ipc:///run/{service['RuntimeDirectory']}/"
     assert all(endpoint.startswith(folder) for endpoint in config.endpoints().values())
     assert config.saving.roots == (service["ReadWritePaths"],)

@@ -39,6 +39,7 @@ class Site:
         extra: str = "",
         settings: str = "",
         dispatch: str = "round_robin",
+        ingest: str | None = None,
     ) -> None:
         self.folder = folder
         self.sockets = sockets
@@ -48,13 +49,21 @@ class Site:
         self.data.mkdir()
         self.detector = folder / "detector"
         self.config = folder / "site.toml"
+        self.ingest = ingest  # lines of its table; None: there is none
         receivers = "".join(
-            f'[[receivers]]\ncommands = "ipc://{sockets}/r{rank}"\ndata = "ipc://{sockets}/d{rank}"\n'
-            f"ring = {{ slots = 8, slot_bytes = {FRAME_BYTES} }}\n"
+            f'[[receivers]]\ncommands = "ipc://{sockets}/r{rank}"\n'
+            + (f'data = "ipc://{sockets}/d{rank}"\n' if ingest is None else "")
+            + f"ring = {{ slots = 8, slot_bytes = {FRAME_BYTES} }}\n"
             for rank in range(n_receivers)
         )
+        if ingest is not None:
+            receivers = (
+                f'[ingest]\ncommands = "ipc://{sockets}/i"\ndata = "ipc://{sockets}/d"\n'
+                f'handover = "ipc://{sockets}/h"\n{ingest}\n{receivers}'
+            )
+        spread = f'dispatch = "{dispatch}"\n' if ingest is None else ""
         self.config.write_text(
-            f'dispatch = "{dispatch}"\n[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
+            f'{spread}[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{sockets}/sim"\n'
             f'folder = "{self.detector}"\nsize = "tiny"\n{settings}\n'
             f'[conductor]\ncommands = "ipc://{sockets}/c"\nstate = "ipc://{sockets}/s"\n'
             f'[saving]\nroots = ["{self.data}"]\n[calibration]\nroots = ["{self.detector}"]\n{extra}\n{receivers}'
@@ -69,12 +78,13 @@ class Site:
                 )
 
     def names(self) -> list[str]:
-        return ["detector", "conductor", *(f"receiver_{rank}" for rank in range(self.n_receivers))]
+        ingest = [] if self.ingest is None else ["ingest"]
+        return ["detector", "conductor", *ingest, *(f"receiver_{rank}" for rank in range(self.n_receivers))]
 
     def command(self, name: str) -> list[str]:
         if name.startswith("receiver_"):
             return [str(self.scripts / "lima2-receiver"), str(self.config), "--rank", name.removeprefix("receiver_")]
-        script = {"detector": "lima2-simulator", "conductor": "lima2-conductor"}[name]
+        script = {"detector": "lima2-simulator", "conductor": "lima2-conductor", "ingest": "lima2-ingest"}[name]
         return [str(self.scripts / script), str(self.config)]
 
     def signal(self, name: str, number: signal.Signals) -> None:

@@ -50,12 +50,10 @@ def open_spout(capture: Capture, config: Config, rank: int) -> Spout:
 
     :raises ConfigError: there is no such receiver, or the configuration is of another kind of detector.
     """
-    if not 0 <= rank < len(config.receivers):
-        raise ConfigError(f"rank: got {rank}, the configuration has receivers 0 to {len(config.receivers) - 1}")
+    place, endpoint, _ = config.stream(rank)
     plugin = DETECTORS.get(config.detector.plugin)
     if plugin.name != capture.head.plugin:
         raise ConfigError(f"detector.plugin: got {plugin.name!r}, {capture.path} is of {capture.head.plugin!r}")
-    endpoint, place = config.receivers[rank].data, f"receivers[{rank}].data"
     if plugin.transport is Transport.UDP:
         return _Datagrams(endpoint, place)
     return _Messages(endpoint, place, binds=plugin.transport is Transport.ZMQ_CONNECT)

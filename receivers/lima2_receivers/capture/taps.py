@@ -49,17 +49,15 @@ def open_tap(config: Config, rank: int) -> Tap:
 
     :raises ConfigError: there is no such receiver, or its endpoint can't be opened.
     """
-    if not 0 <= rank < len(config.receivers):
-        raise ConfigError(f"rank: got {rank}, the configuration has receivers 0 to {len(config.receivers) - 1}")
+    place, endpoint, slot_bytes = config.stream(rank)
     plugin = DETECTORS.get(config.detector.plugin)
-    endpoint, place = config.receivers[rank].data, f"receivers[{rank}].data"
     if plugin.transport is Transport.RING:
         raise ConfigError(
             f"detector.plugin: {plugin.name!r} writes into the receiver's memory: nothing comes to capture"
         )
     if plugin.transport is not Transport.UDP:
         connects = plugin.transport is Transport.ZMQ_CONNECT
-        return MessageTap(endpoint, place, connects, largest_part(config.receivers[rank].ring.slot_bytes))
+        return MessageTap(endpoint, place, connects, largest_part(slot_bytes))
     settings = detector_settings(config, plugin.settings)
     if not isinstance(settings, PacketSettings):
         raise ConfigError(f"detector plugin {plugin.name!r}: its settings are no PacketSettings")

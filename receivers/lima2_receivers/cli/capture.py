@@ -67,7 +67,7 @@ def capture(
         found = endpoint_config(config, data, settings or (), unauthenticated) if data else load_config(Path(config))
         tap = open_tap(found, rank)
         try:
-            detector, endpoint = found.detector, found.receivers[rank].data
+            detector, endpoint = found.detector, found.stream(rank)[1]
             head = CaptureHead(detector.plugin, detector.settings, detector.name, rank, endpoint, time.time())
             writer = CaptureWriter(file, head)
             status = FAILED

@@ -102,6 +102,11 @@ def _lines(found: SystemState) -> Iterator[str]:
         strangers = f", {receiver.strangers} messages refused" if receiver.strangers else ""
         room = f"{receiver.free_slots} ring slots free"
         yield f"receiver {receiver.rank}: {alive}, {room}{strangers}, {receiver.endpoint}"
+    if (ingest := found.ingest) is not None:
+        alive = "alive" if ingest.alive else f"silent for {ingest.silent:g} s"
+        strangers = f", {ingest.strangers} messages refused" if ingest.strangers else ""
+        room = f"{ingest.free_slots} ring slots free, {ingest.held} messages on their way"
+        yield f"ingest: {alive}, {room}{strangers}, {ingest.endpoint}"
     for run in found.acquisitions:
         ended = "" if run.outcome == "none" else f", {run.outcome} {run.reason}".rstrip()
         waiting = ", waits for its first trigger" if run.waiting else ""

@@ -43,11 +43,12 @@ from ..plan import TriggerMode
 from ..plugins import DETECTORS, check_streams, dispatch_of
 from ..published import AcquisitionState
 from ..security.guard import conductor_credentials, open_guard
-from ..security.keys import CONDUCTOR, receiver_name
+from ..security.keys import CONDUCTOR, INGEST, receiver_name
 from ..transport.publisher import Publisher
 from ..transport.requests import Responder
 from .describe import describe, detector_state
 from .driver import Driver, explain
+from .ingest import IngestLink
 from .links import ReceiverLink
 from .prepare import prepare, resolve_plan
 from .run import Run
@@ -78,12 +79,15 @@ class ConductorDaemon:
         self._unmade: dict[AcquisitionId, AcquisitionState] = {}  # whose prepare failed, or was stopped
         seconds = config.deadlines.command
         settings = detector_settings(config, plugin.settings)
-        receivers = tuple(one.data for one in config.receivers)
+        receivers = tuple(config.data_endpoints.values())
         self._control = plugin.load_control()(settings, receivers, seconds, dispatch)
         self._links = [
             ReceiverLink(rank, r.commands, seconds, conductor_credentials(config, receiver_name(rank)))
             for rank, r in enumerate(config.receivers)
         ]
+        self._ingest: IngestLink | None = None
+        if config.ingest is not None:
+            self._ingest = IngestLink(config.ingest.commands, seconds, conductor_credentials(config, INGEST))
         self._driver = Driver(self._control, self._links, config.deadlines)
         self._guard = open_guard(config, CONDUCTOR)
         self._responder = Responder(
@@ -95,6 +99,8 @@ class ConductorDaemon:
         """Serve until cancelled; then stop the detector and let the receivers close their files."""
         for link in self._links:
             link.open()
+        if self._ingest is not None:
+            self._ingest.open()
         log.info(
             "conductor of %s is ready: commands at %s", self._config.detector.name, self._config.conductor.commands
         )
@@ -105,6 +111,8 @@ class ConductorDaemon:
                 tasks.create_task(self._driver.watch_detector())
                 for link in self._links:
                     tasks.create_task(self._driver.watch_receiver(link))
+                if self._ingest is not None:
+                    tasks.create_task(self._ingest.watch(self._links, self._driver.live, self._driver.fail))
                 try:
                     await asyncio.Event().wait()  # for ever: a signal cancels it
                 finally:
@@ -126,6 +134,8 @@ class ConductorDaemon:
         await self._control.close()
         for link in self._links:
             await link.close()
+        if self._ingest is not None:
+            await self._ingest.close()
         await self._publisher.close()
         if self._guard is not None:
             await self._guard.close()
@@ -219,7 +229,7 @@ class ConductorDaemon:
         capabilities = await self._driver.connect_detector()
         plan = await asyncio.to_thread(resolve_plan, request.plan, capabilities, self._config)
         run = Run(request.acquisition, plan, time.time_ns(), new_ledger(dispatch_of(self._config), len(self._links)))
-        run.prepared = await prepare(run, capabilities, self._control, self._links, self._config)
+        run.prepared = await prepare(run, capabilities, self._control, self._links, self._config, self._ingest)
         run.machine.handle(Event.READY)
         self._driver.add(run)
         log.info("acquisition %s is prepared: %s", run.id, run.prepared.master_file)
@@ -322,4 +332,5 @@ class ConductorDaemon:
             fault=self._driver.fault,
             receivers=tuple(link.state() for link in self._links),
             acquisitions=tuple(run.state() for run in self._driver.runs.values()),
+            ingest=self._ingest.state() if self._ingest is not None else None,
         )

@@ -169,6 +169,8 @@ class Driver:
         self.handle(run, Event.SETTLED)
         level = logging.ERROR if run.machine.reason else logging.INFO
         log.log(level, "acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
+        if run.doubles:
+            log.info("acquisition %s: %d frames came to two receivers, and count once", run.id, run.doubles)
         living = [link for link in self._links if not run.is_buried(link.rank)]
         await asyncio.gather(*(link.ask(Forget(run.id), Done) for link in living), return_exceptions=True)
 
@@ -245,7 +247,11 @@ class Driver:
     def _lose(self, link: ReceiverLink, run: Run, why: str) -> None:
         """Expect nothing more of a receiver, and fail an acquisition that can't do without it."""
         run.bury(link.rank)
-        self.fail(run, why)
+        if run.goes_on():
+            log.warning("acquisition %s goes on without receiver %d: %s", run.id, link.rank, why)
+            self.changed.set()
+        else:
+            self.fail(run, why)
 
     async def _record(self, run: Run) -> None:
         try:

@@ -22,6 +22,7 @@ from ..receiver.calibration import with_hashes
 from ..saving.master import MasterInfo, write_master
 from ..saving.names import check_files, confine, frames_name, ledger_name, master_name
 from ..topology import Dispatch
+from .ingest import IngestLink
 from .links import ReceiverLink, check_all, discard_all, prepare_all
 from .run import Run
 from .validate import check_plan
@@ -49,7 +50,12 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
 
 
 async def prepare(
-    run: Run, capabilities: Capabilities, control: Control, links: Sequence[ReceiverLink], config: Config
+    run: Run,
+    capabilities: Capabilities,
+    control: Control,
+    links: Sequence[ReceiverLink],
+    config: Config,
+    ingest: IngestLink | None = None,
 ) -> Prepared:
     """Arm the detector, and make pipelines and files on every receiver, the master and the ledger.
 
@@ -67,6 +73,8 @@ async def prepare(
         for link in links
     ]
     await check_all(links, shares, seconds)
+    if ingest is not None:
+        await ingest.ready(len(links))
     try:
         if (await control.status()).busy:
             await control.stop()  # it was left running by a conductor that died: no acquisition that lives uses it
@@ -78,6 +86,8 @@ async def prepare(
         ]
         parts = parts_of(spec, len(links)) if dispatch is Dispatch.PARTIAL_FRAME else ()
         replies = await prepare_all(links, shares, seconds, parts)
+        # Sums over a lost receiver's frames are lost with it.
+        run.replaces = ingest is not None and not any(output.window for output in replies[0].outputs)
         folder = Path(plan.saving.base_path)
         master = folder / master_name(plan.saving.filename_prefix)
         ledger = folder / ledger_name(plan.saving.filename_prefix)

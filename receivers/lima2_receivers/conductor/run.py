@@ -63,7 +63,8 @@ class Run:
         self.written = 0
         self.moved = time.monotonic()  # when a counter last moved
         self.recorded = -math.inf  # when frames were last written to the ledger file
-        self._blocked = -math.inf  # when a receiver last had a full ring: frames may wait before it
+        self.replaces = False  # whether other receivers take over what a lost one had
+        self._blocked = -math.inf  # when frames last may have waited before a receiver: its ring was full
         self._began = 0.0  # when it was started
         self._finished = False  # no more triggers come
         self._ledger = ledger
@@ -131,7 +132,7 @@ class Run:
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
         part.closed = progress.state is State.CLOSED
         if full:
-            self._blocked = time.monotonic()
+            self.wait()
         part.highest = progress.highest
         if before != (part.counters, part.closed, self._ledger.cursor(receiver)):
             self.moved = time.monotonic()
@@ -140,6 +141,19 @@ class Run:
     def bury(self, rank: int) -> None:
         """Expect nothing more of a receiver."""
         self._parts[rank].dead = True
+
+    def goes_on(self) -> bool:
+        """Tell whether it can do without the receivers that are given up."""
+        return self.replaces and not all(part.dead for part in self._parts)
+
+    def wait(self) -> None:
+        """Note that frames wait before the receivers: they are not lost yet."""
+        self._blocked = time.monotonic()
+
+    @property
+    def doubles(self) -> int:
+        """How many rows of receivers have a frame that another row has, too: it counts once."""
+        return sum(self._ledger.doubles(ReceiverIdx(rank)).settled for rank in range(len(self._parts)))
 
     def is_buried(self, rank: int) -> bool:
         """Tell whether a receiver is given up for this acquisition."""

@@ -211,7 +211,7 @@ def make_player(config: Config, look: Look = LOOK, network: Network = CALM, faul
     :param faults: what happens to a Smartpix's completion records, or to messages of the simulator and the Reader.
     :raises ConfigError: its detector is no simulated one, or its settings are wrong.
     """
-    receivers = tuple(receiver.data for receiver in config.receivers)
+    receivers = tuple(config.data_endpoints.values())
     dispatch = dispatch_of(config)
     dynamic, by_module = dispatch is Dispatch.DYNAMIC, dispatch is Dispatch.PARTIAL_FRAME
     match config.detector.plugin:

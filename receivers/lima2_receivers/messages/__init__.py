@@ -10,9 +10,11 @@ from __future__ import annotations
 from .base import MAJOR, MINOR, Deadlines, Done, Failed, Hello, Message, Welcome
 from .codec import (
     ConductorRequest,
+    IngestRequest,
     ReceiverRequest,
     Reply,
     decode_conductor_request,
+    decode_ingest_request,
     decode_receiver_request,
     decode_reply,
     encode,
@@ -45,6 +47,7 @@ from .frames import (
     LocateFrame,
     Place,
 )
+from .ingest import IngestProgress, PollIngest
 from .shares import (
     ALL_MODULES,
     Announce,
@@ -87,12 +90,15 @@ __all__ = [
     "GetState",
     "GetValues",
     "Hello",
+    "IngestProgress",
+    "IngestRequest",
     "LedgerReport",
     "LocateFrame",
     "Message",
     "PipelineDescription",
     "Place",
     "Poll",
+    "PollIngest",
     "Prepare",
     "PrepareReceiver",
     "Prepared",
@@ -110,6 +116,7 @@ __all__ = [
     "Values",
     "Welcome",
     "decode_conductor_request",
+    "decode_ingest_request",
     "decode_receiver_request",
     "decode_reply",
     "encode",

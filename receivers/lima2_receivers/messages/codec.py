@@ -24,6 +24,7 @@ from .commands import (
     Values,
 )
 from .frames import FrameChunk, FrameLocation, GetFrame, GetLedger, LedgerReport, LocateFrame
+from .ingest import IngestProgress, PollIngest
 from .shares import (
     Announce,
     Discard,
@@ -41,6 +42,7 @@ ConductorRequest = (
     Hello | Describe | Prepare | Start | Trigger | Finish | Stop | GetState | GetValues | LocateFrame | GetLedger
 )
 ReceiverRequest = Hello | PrepareReceiver | Announce | Settle | Discard | Forget | Poll | GetRow | GetFrame
+IngestRequest = Hello | PollIngest
 Reply = (
     Welcome
     | Done
@@ -56,11 +58,13 @@ Reply = (
     | FrameLocation
     | FrameChunk
     | LedgerReport
+    | IngestProgress
 )
 
 _encoder = msgspec.msgpack.Encoder()
 _conductor = msgspec.msgpack.Decoder(ConductorRequest)
 _receiver = msgspec.msgpack.Decoder(ReceiverRequest)
+_ingest = msgspec.msgpack.Decoder(IngestRequest)
 _reply = msgspec.msgpack.Decoder(Reply)
 
 
@@ -83,6 +87,14 @@ def decode_receiver_request(data: bytes) -> ReceiverRequest:
     :raises ProtocolError: it is not a request that a receiver knows.
     """
     return _decode(_receiver, data, "request to a receiver")
+
+
+def decode_ingest_request(data: bytes) -> IngestRequest:
+    """Decode what a conductor sent to an ingest.
+
+    :raises ProtocolError: it is not a request that an ingest knows.
+    """
+    return _decode(_ingest, data, "request to an ingest")
 
 
 def decode_reply(data: bytes) -> Reply:

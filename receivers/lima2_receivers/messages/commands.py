@@ -10,7 +10,7 @@ from lima2_processing.frame import AcquisitionId, FrameSpec, OutputKind, Pipelin
 
 from ..control import Capabilities
 from ..plan import AcquisitionPlan, NonNegative
-from ..published import AcquisitionState, DetectorState, ReceiverState
+from ..published import AcquisitionState, DetectorState, IngestState, ReceiverState
 from .base import Message
 
 
@@ -164,6 +164,7 @@ class SystemState(Message, frozen=True):
     :param detector: what the detector is doing.
     :param fault: what is wrong with it; empty where nothing is.
     :param acquisitions: those that live, and the last few that are closed.
+    :param ingest: None: there is none.
     """
 
     instance: str
@@ -172,6 +173,7 @@ class SystemState(Message, frozen=True):
     fault: str
     receivers: tuple[ReceiverState, ...]
     acquisitions: tuple[AcquisitionState, ...]
+    ingest: IngestState | None = None
 
 
 class AcquisitionClosed(Message, frozen=True):

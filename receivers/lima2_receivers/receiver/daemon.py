@@ -37,12 +37,14 @@ from ..messages import (
     decode_receiver_request,
 )
 from ..plugins import DETECTORS, check_streams, dispatch_of
-from ..security.guard import open_guard
-from ..security.keys import receiver_name
+from ..security.guard import credentials, open_guard
+from ..security.keys import INGEST, receiver_name
 from ..topology import Dispatch
 from ..transport.requests import Responder
 from ..transport.shared_ring import SharedTarget
 from .datagrams import DatagramIntake
+from .delivery import Delivery
+from .handover_intake import HandoverIntake
 from .host import Host
 from .intake import Intake
 from .packets import Packets
@@ -84,7 +86,7 @@ class ReceiverDaemon:
         self._host = Host(config, rank)
         self._intake = self._make_intake(f"{place}.data")  # last: what it makes, only run() removes
 
-    def _make_intake(self, place: str) -> Intake | DatagramIntake | TransferIntake:
+    def _make_intake(self, place: str) -> Intake | HandoverIntake | DatagramIntake | TransferIntake:
         plugin = DETECTORS.get(self._config.detector.plugin)
         receiver = self._config.receivers[self._rank]
 
@@ -94,7 +96,12 @@ class ReceiverDaemon:
         match plugin.transport:
             case Transport.ZMQ_BIND | Transport.ZMQ_CONNECT:
                 connects = plugin.transport is Transport.ZMQ_CONNECT
-                return Intake(receiver.data, place, self._ring, shares, connects, plugin.load_source().begins)
+                delivery = Delivery(shares, plugin.load_source().begins)
+                if (ingest := self._config.ingest) is not None:
+                    keys = credentials(self._config, receiver_name(self._rank), INGEST)
+                    place = "ingest.handover"
+                    return HandoverIntake(ingest.handover, place, self._rank, self._ring, delivery, shares, keys)
+                return Intake(receiver.data, place, self._ring, delivery, connects)
             case Transport.UDP:
                 settings = detector_settings(self._config, plugin.settings)
                 if not isinstance(settings, PacketSettings):

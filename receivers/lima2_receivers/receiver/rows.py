@@ -30,6 +30,10 @@ class Rows(Protocol):
         """Return the row of a frame that was claimed."""
         ...
 
+    def find(self, frame: FrameIdx) -> LocalIdx | None:
+        """Return the row of a frame; None: it has none here."""
+        ...
+
     def frame_at(self, row: LocalIdx) -> FrameIdx:
         """Return the frame in a row."""
         ...
@@ -70,6 +74,10 @@ class FixedRows:
     def row_of(self, frame: FrameIdx) -> LocalIdx:
         """Return the row of a frame."""
         return self._topology.locate(frame)[1]
+
+    def find(self, frame: FrameIdx) -> LocalIdx | None:
+        """Return the row of a frame; None: it is another receiver's."""
+        return self.claim(frame)
 
     def frame_at(self, row: LocalIdx) -> FrameIdx:
         """Return the frame in a row."""
@@ -124,6 +132,12 @@ class ArrivalRows:
     def row_of(self, frame: FrameIdx) -> LocalIdx:
         """Return the row of a frame that was claimed."""
         return LocalIdx(self._rows[frame])
+
+    def find(self, frame: FrameIdx) -> LocalIdx | None:
+        """Return the row of a frame; None: it was never claimed."""
+        with self._lock:
+            row = self._rows[frame] if 0 <= frame < len(self._rows) else -1
+            return LocalIdx(row) if row >= 0 else None
 
     def frame_at(self, row: LocalIdx) -> FrameIdx:
         """Return the frame in a row."""

@@ -107,6 +107,7 @@ class Share:
         self._closing = False
         self._flaws: dict[int, str] = {}  # of frames that miss packets and are saved all the same
         self._asked = time.monotonic()
+        self._known = 0  # rows whose fates the conductor has
         self._blocked = -math.inf  # when the ring was last full: frames may wait before it
         self._book = Book(acquisition.name)
         self._recent = RecentImages(acquisition.name)
@@ -175,6 +176,11 @@ class Share:
             self._scribe.hand(Fate(row, FrameStatus.LOST, lost))
             return None
         return row
+
+    def recorded(self, index: FrameIdx) -> bool:
+        """Tell whether the conductor knows what became of a frame, or nothing becomes of it here."""
+        row = self._rows.find(index)
+        return row is None or row < self._known
 
     def remark(self, remark: Remark) -> None:
         """Keep what the detector says beside its pixels."""
@@ -293,6 +299,7 @@ class Share:
         :param first: the first row that the asker does not know.
         """
         self._asked = time.monotonic()
+        self._known = max(self._known, first)
         with self._lock:
             state, reason = self.acquisition.state, self.acquisition.reason
         found = self._book.progress(acquisition, state, reason, first)

@@ -172,15 +172,21 @@ def open_guard(config: Config, name: str) -> Guard | None:
 
 
 def conductor_credentials(config: Config, server: str) -> Credentials | None:
-    """Return what the conductor needs to connect to a receiver; None: the configuration has no keys.
+    """Return what the conductor needs to connect to a receiver or an ingest; see ``credentials``."""
+    return credentials(config, CONDUCTOR, server)
 
-    :param server: name of the receiver's key.
+
+def credentials(config: Config, name: str, server: str) -> Credentials | None:
+    """Return what a daemon needs to connect to another; None: the configuration has no keys.
+
+    :param name: of its own key.
+    :param server: name of the other's key.
     :raises ConfigError: the keys can't be used.
     """
     if not config.security.keys:
         return None
     folder = Path(config.security.keys)
-    return Credentials(load_pair(folder / (CONDUCTOR + SECRET)), load_public(folder / (server + PUBLIC)))
+    return Credentials(load_pair(folder / (name + SECRET)), load_public(folder / (server + PUBLIC)))
 
 
 def protect(

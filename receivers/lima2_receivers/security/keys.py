@@ -31,7 +31,7 @@ from zmq.utils import z85
 from ..errors import ConfigError
 from .roles import Role
 
-CONDUCTOR, OPERATOR = "conductor", "operator"
+CONDUCTOR, INGEST, OPERATOR = "conductor", "ingest", "operator"
 PUBLIC, SECRET = ".key", ".key_secret"
 AUTHORIZED, CLIENTS = "authorized", "clients"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}", re.ASCII)

@@ -60,6 +60,8 @@ NEEDED: dict[type[m.Message], Role] = {
     m.Settle: Role.CONDUCT,
     m.Discard: Role.CONDUCT,
     m.Forget: Role.CONDUCT,
+    # of an ingest
+    m.PollIngest: Role.CONDUCT,
 }
 
 _ORDER = tuple(Role)

@@ -15,6 +15,13 @@ from ..errors import ConfigError
 
 LARGEST = 8  # slots that a message may be as large as: flatfield and mask of an Eiger2 have more bytes than its images
 LARGEST_HEADER = 16 * 1024 * 1024  # bytes beside that
+RECEIVE_QUEUE = 2  # messages that ZeroMQ may hold beside the ring
+_KEEPALIVE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,
+    zmq.TCP_KEEPALIVE_INTVL: 5,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
 
 
 def largest_part(slot_bytes: int) -> int:
@@ -60,6 +67,30 @@ def connect(target: zmq.SyncSocket | zmq.asyncio.Socket, endpoint: str, place: s
         target.connect(endpoint)
     except zmq.ZMQError as error:
         raise ConfigError(f"{place}: {endpoint} can't be connected to: {error.strerror}") from error
+
+
+def open_stream(endpoint: str, place: str, slot_bytes: int, connects: bool) -> zmq.SyncSocket:
+    """Open a PULL socket that a detector sends its frames to.
+
+    :param endpoint: to bind, or to connect to.
+    :param place: of the endpoint in the configuration.
+    :param slot_bytes: of the largest frame.
+    :param connects: whether the other side binds.
+    :raises ConfigError: the endpoint can't be bound, or is none.
+    """
+    stream = zmq.Context.instance().socket(zmq.PULL)
+    stream.linger = 0
+    stream.rcvhwm = RECEIVE_QUEUE
+    stream.setsockopt(zmq.MAXMSGSIZE, largest_part(slot_bytes))
+    # A peer that lost its power says nothing: without this, its connection would stay for ever.
+    for option, value in _KEEPALIVE.items():
+        stream.setsockopt(option, value)
+    try:
+        (connect if connects else bind)(stream, endpoint, place)
+    except BaseException:
+        stream.close(linger=0)
+        raise
+    return stream
 
 
 def _clear_path(path: Path, endpoint: str, place: str) -> None:

@@ -8,7 +8,7 @@ from lima2_receivers import messages as m
 from lima2_receivers.errors import AccessError, error_from_code
 from lima2_receivers.security.roles import LOCAL, NEEDED, Peer, Role, check_role
 
-REQUESTS = {*get_args(m.ConductorRequest), *get_args(m.ReceiverRequest)}
+REQUESTS = {*get_args(m.ConductorRequest), *get_args(m.ReceiverRequest), *get_args(m.IngestRequest)}
 OBSERVED = {m.Hello, m.Describe, m.GetState, m.GetValues, m.GetRow, m.GetLedger, m.LocateFrame, m.GetFrame}
 CONTROLLED = {m.Prepare, m.Start, m.Trigger, m.Finish, m.Stop}
 
