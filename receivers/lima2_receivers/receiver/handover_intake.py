@@ -15,7 +15,20 @@ import zmq
 from lima2_processing.frame import FrameIdx
 
 from ..errors import ProtocolError
-from ..handover import HEARTBEAT, Admit, Attached, Hand, Join, Leave, Over, Report, ToIngest, decode_to_receiver, encode
+from ..handover import (
+    HEARTBEAT,
+    INLINE,
+    Admit,
+    Attached,
+    Hand,
+    Join,
+    Leave,
+    Over,
+    Report,
+    ToIngest,
+    decode_to_receiver,
+    encode,
+)
 from ..security.keys import Credentials
 from ..security.reach import Reach, reach
 from ..transport.endpoints import connect, largest_part
@@ -26,6 +39,7 @@ from .ring import FrameRing, Slot
 log = logging.getLogger(__name__)
 
 BUSY_MILLISECONDS, IDLE_MILLISECONDS = 5, 50  # between looks for free slots and settled frames, and without either
+ALIGNMENT = 8  # bytes, of the largest pixel
 JOIN_SECONDS = 1.0  # after which an ingest that did not answer is asked again
 
 
@@ -41,6 +55,7 @@ class HandoverIntake:
     """Receives from an ingest into ring slots.
 
     Each slot that it holds is room for one message, which it grants to the ingest. It holds half of the ring at most.
+    Pixels from shared memory are copied into it; of what comes through the socket, it only stands for the room.
     A message is done with when the conductor knows what became of its frame.
 
     :param endpoint: of the ingest, to connect to.
@@ -238,7 +253,7 @@ class HandoverIntake:
             self._kept[number] = _Kept(delivered.taker, delivered.frame)
 
     def _receive(self, hand: Hand, parts: list[zmq.Frame], slot: Slot) -> list[memoryview] | None:
-        """Put a message together, its second part in the slot; None: it is not there any more.
+        """Put a message together; None: it is not there any more.
 
         :raises ProtocolError: it is not what an ingest hands over.
         """
@@ -249,7 +264,7 @@ class HandoverIntake:
         for size in hand.sizes:
             if size < 0:
                 part = next(outside).buffer
-                message.append(_copied(part, slot) if len(message) == 1 else part)
+                message.append(_placed(part, slot) if len(message) == 1 else part)
                 continue
             if self._memory is None:
                 raise ProtocolError("got a message in shared memory, expected one through the socket")
@@ -262,10 +277,16 @@ class HandoverIntake:
         return message
 
 
-def _copied(part: memoryview, slot: Slot) -> memoryview:
-    """Return a part, copied into a slot as far as it fits."""
-    size = min(part.nbytes, len(slot.memory))
-    slot.memory[:size] = np.frombuffer(part[:size], np.uint8)
+def _placed(part: memoryview, slot: Slot) -> memoryview:
+    """Return a part that came through the socket: where it is, if that does, else in a slot, as far as it fits there.
+
+    A large one stays in the memory of its message: a copy would cost a third of what its transport does.
+    """
+    pixels = np.frombuffer(part, np.uint8)
+    if len(pixels) > INLINE and pixels.ctypes.data % ALIGNMENT == 0:
+        return part
+    size = min(len(pixels), len(slot.memory))
+    slot.memory[:size] = pixels[:size]
     return memoryview(slot.memory.data)[:size]
 
 

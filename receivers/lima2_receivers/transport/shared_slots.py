@@ -39,6 +39,10 @@ class SlotWriter:
 
     def __init__(self, place: str, slots: int, slot_bytes: int) -> None:
         size = _slots_at(slots) + slots * _stride(slot_bytes)
+        if size > (there := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+            raise ConfigError(
+                f"{place}: got {slots} slots of {slot_bytes} bytes, expected {there} bytes of memory at most"
+            )
         try:
             self._fd = os.memfd_create("lima2-handover", os.MFD_CLOEXEC)
             os.posix_fallocate(self._fd, 0, size)  # reserved now: a lack of memory must not kill the process later
@@ -87,7 +91,7 @@ class SlotReader:
         path = Path(f"/proc/{found.process}/fd/{found.descriptor}")
         size = _slots_at(found.slots) + found.slots * _stride(found.slot_bytes)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 self._memory = mmap.mmap(fd, size, prot=mmap.PROT_READ)
             finally:
