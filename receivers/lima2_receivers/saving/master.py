@@ -82,6 +82,7 @@ def write_master(claimed: Claim, info: MasterInfo) -> tuple[Dataset, ...]:
     except BaseException:
         give_up(master)
         raise
+    claimed.written()
     return datasets
 
 
