@@ -24,8 +24,10 @@ from .ledger_file import GROUP
 from .master import ENTRY, MEASUREMENT
 from .part import SPARSE_GROUP
 from .read import open_file
-from .superblock import SIZE, Superblock, decode
+from .superblock import OPEN_FOR_SWMR, SIZE, Superblock, decode
 
+_NOT_BEGUN = "its writer was killed before it began"
+_NOT_MADE = "its writer was killed while it made it: make it again"
 _OURS = CREATOR.split()[0]  # also of older versions
 
 
@@ -65,12 +67,20 @@ def _mend(fd: int, path: Path, dry_run: bool) -> Mended:
         return Mended(State.BUSY, str(error))
     size = os.fstat(fd).st_size
     if not size:
-        return Mended(State.EMPTY, "its writer was killed before it began")
+        return Mended(State.EMPTY, _NOT_BEGUN)
     head = _head(fd, path)
     if not head.flags and head.end > size:
         raise SavingError(f"{path}: it is truncated: got {size} bytes, expected {head.end}")
-    with _view(fd, path) as file:
-        contents = _contents(file, path)
+    never_shown = bool(head.flags) and not head.flags & OPEN_FOR_SWMR
+    try:
+        with _view(fd, path) as file:
+            contents = _contents(file, path)
+    except SavingError:
+        if never_shown:
+            return Mended(State.EMPTY, _NOT_BEGUN)
+        raise
+    if never_shown and contents.kind not in (Kind.PART, Kind.LEDGER):
+        return Mended(State.EMPTY, _NOT_MADE)
     if contents.end > size:
         raise SavingError(f"{path}: it is truncated: got {size} bytes, its data end at {contents.end}")
     if not head.flags:

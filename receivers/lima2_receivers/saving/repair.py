@@ -11,8 +11,10 @@ from pathlib import Path
 
 import h5py
 import msgspec
+import numpy as np
 
 from ..errors import SavingError
+from ..ledger import has_data
 from .findings import CONDUCTOR_KILLED, FileReport, Kind, LedgerTable, State, compare, family, prefix_in, rank_in
 from .mend import Mended, mend, view
 from .names import ledger_name, master_name
@@ -32,7 +34,7 @@ def repair(files: Iterable[Path], dry_run: bool = False) -> list[FileReport]:
     :param dry_run: change nothing.
     """
     paths = list(dict.fromkeys(path for file in files for path in _with_family(file)))
-    mended = {path: mend(path, dry_run) for path in paths if path.suffix not in LOOSE and _is_file(path)}
+    mended = {path: mend(path, dry_run or _is_frames(path)) for path in paths if _is_hdf5(path)}
     reports: dict[Path, FileReport] = {}
     for path in paths:
         if not _is_file(path):
@@ -48,6 +50,15 @@ def repair(files: Iterable[Path], dry_run: bool = False) -> list[FileReport]:
         if reports[path].kind is Kind.FRAMES and reports[path].state is not State.BUSY:
             reports[path] = _repair_frames(path, reports[path], dry_run)
     return [reports[path] for path in paths]
+
+
+def _is_frames(path: Path) -> bool:
+    """Tell whether it is a file of all frames: one that was not finished is made once more, not mended."""
+    return prefix_in(path.name, Kind.FRAMES) is not None
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.suffix not in LOOSE and _is_file(path)
 
 
 def _is_file(path: Path) -> bool:
@@ -99,7 +110,8 @@ def _report(path: Path, mended: Mended) -> FileReport:
     """Return what is to be said of an HDF5 file, a part file compared with its ledger."""
     contents = mended.contents
     if contents is None:
-        return FileReport(str(path), _kind_by_name(path), mended.state, mended.why)
+        report = FileReport(str(path), _kind_by_name(path), mended.state, mended.why)
+        return _blame(path, report) if mended.state is State.EMPTY and report.kind is Kind.PART else report
     report = FileReport(
         path=str(path),
         kind=contents.kind,
@@ -119,6 +131,19 @@ def _report(path: Path, mended: Mended) -> FileReport:
     return msgspec.structs.replace(
         report, why=why, acknowledged=compared.acknowledged, missing=compared.missing, beyond=compared.beyond
     )
+
+
+def _blame(path: Path, report: FileReport) -> FileReport:
+    """Return what is to be said of a part file that never began, whose frames the ledger may count all the same."""
+    prefix, _, _ = path.name.rsplit("_", 2) if path.name.count("_") > 1 else ("", "", "")
+    table = _table_of(path.with_name(ledger_name(prefix)))
+    if table is None:
+        return report
+    n_frames = int(np.count_nonzero(has_data(table.statuses) & (table.receivers == rank_in(path.name))))
+    if not n_frames:
+        return report
+    why = f"{path}: {report.why}, though the ledger counts {n_frames} frames of it"
+    return msgspec.structs.replace(report, state=State.FAILED, why=why, acknowledged=n_frames, missing=n_frames)
 
 
 def _table_of(ledger: Path) -> LedgerTable | None:

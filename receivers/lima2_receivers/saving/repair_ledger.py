@@ -30,8 +30,9 @@ def read_table(path: Path) -> LedgerTable:
 
 
 def has_summary(file: h5py.File) -> bool:
-    """Tell whether the conductor closed a ledger."""
-    return len(find_dataset(file, f"{GROUP}/summary")) > 0
+    """Tell whether the conductor closed a ledger; room for a summary alone is none."""
+    texts = find_dataset(file, f"{GROUP}/summary")
+    return len(texts) > 0 and len(texts[0]) > 0
 
 
 def summarize(table: LedgerTable, acquisition: str, beyond: int) -> LedgerSummary:
@@ -66,7 +67,6 @@ def close_ledger(path: Path, acquisition: str, beyond: int) -> None:
         with h5py.File(path, "r+", libver="latest", locking=False) as file:
             file.swmr_mode = True  # so that it stays readable if this process is killed too
             summary = find_dataset(file, f"{GROUP}/summary")
-            if not len(summary):
-                summary.resize(1, axis=0)
-                summary[0] = text
+            summary.resize(1, axis=0)
+            summary[0] = text
             file.flush()

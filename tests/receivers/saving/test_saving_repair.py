@@ -224,6 +224,36 @@ def test_a_file_whose_writer_never_began_is_told(tmp_path, size):
     assert path.stat().st_size == size
 
 
+EARLY = """
+import os, signal, sys
+from pathlib import Path
+from lima2_receivers.plan import FileExistsPolicy
+from lima2_receivers.saving.h5 import claim, create, group
+made = create(claim(Path(sys.argv[1]), FileExistsPolicy.ABORT))
+if sys.argv[2] == "flushed":
+    group(made, "entry_0000", "NXentry")
+    made.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("how", ["at once", "flushed"])
+@pytest.mark.parametrize("name", ["run_raw_0.h5", "merged.h5"])
+def test_a_file_whose_writer_was_killed_while_it_made_it(tmp_path, kill_ledger, name, how):
+    path = tmp_path / name
+    subprocess.run([sys.executable, "-c", EARLY, path, how], timeout=60)
+    data = path.read_bytes()
+    assert decode(data[:SIZE]).flags == 1
+    (report,) = repair([path])
+    assert (report.state, report.bad) == (State.EMPTY, False)
+    assert "its writer was killed" in report.why
+    kill_ledger(1, 6)
+    (report,) = repair([path])
+    assert report.bad is (name == "run_raw_0.h5")
+    assert not report.bad or "though the ledger counts 5 frames of it" in report.why
+    assert path.read_bytes() == data
+
+
 def test_a_file_that_can_only_be_read(tmp_path, start_writer):
     """A whole one is fine; one to be repaired is told, and left as it is."""
     folder = tmp_path / "disk"
@@ -355,6 +385,30 @@ def test_a_ledger_that_was_cut_between_its_columns(tmp_path, kill_ledger):
     assert read_statuses(path).tolist() == [1, 1, 1, 1, 3, 255, 255, 255]
 
 
+KILLED_REPAIR = """
+import os, signal, sys
+import h5py
+file = h5py.File(sys.argv[1], "r+", libver="latest", locking=False)
+if sys.argv[2] != "opened":
+    file.swmr_mode = True
+    file["entry_0000/ledger/summary"].resize(1, axis=0)
+    file.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("when", ["opened", "resized"])
+def test_a_repair_that_is_killed_itself_can_be_done_again(tmp_path, kill_ledger, when):
+    """In the middle of what ``close_ledger`` does, after the file was marked as closed."""
+    path = kill_ledger(1, 6)
+    assert mend(path).state is State.REPAIRED
+    subprocess.run([sys.executable, "-c", KILLED_REPAIR, path, when], timeout=60)
+    assert decode(path.read_bytes()[:SIZE]).flags
+    assert repair([path])[0].state is State.REPAIRED
+    assert read_summary(path).counts == Counts(saved=5, lost=1)
+    assert repair([path])[0].state is State.WHOLE
+
+
 def test_rows_that_the_ledger_counts_and_that_are_not_there_are_told(tmp_path, start_writer, kill_ledger):
     writer = start_writer(0, 1)
     writer.ask(4)
@@ -419,13 +473,17 @@ def write_dealt(model, folder, n_frames):
     return dealt, ledger
 
 
-@pytest.mark.parametrize("left", [None, b"", b"\x89HDF\r\n\x1a\n and what else was written of it"])
+@pytest.mark.parametrize("left", [None, b"", "flushed", b"\x89HDF\r\n\x1a\n and what else was written of it"])
 def test_the_file_of_all_frames_is_made_once_more(tmp_path, model, make_master, left):
     master, _ = make_master(2, frames="run_frames.h5")
     n_frames = 23
     dealt, ledger = write_dealt(model, tmp_path, n_frames)
     summary = LedgerSummary("0" * 32, n_frames, "triggers", Counts(), {}, Outcome.COMPLETE, "")
-    if left is not None:
+    if left == "flushed":
+        command = [sys.executable, "-c", EARLY, tmp_path / "run_frames.h5", left]
+        subprocess.run(command, timeout=60)
+        left = (tmp_path / "run_frames.h5").read_bytes()
+    elif left is not None:
         (tmp_path / "run_frames.h5").write_bytes(left)
     assert by_name(repair([master]))["run_frames.h5"].state is State.FAILED  # its acquisition is not over
     ledger.close(summary)
