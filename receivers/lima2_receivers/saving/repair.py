@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import SavingError
 from ..ledger import has_data
+from .claim import ASIDE
 from .findings import CONDUCTOR_KILLED, FileReport, Kind, LedgerTable, State, compare, family, prefix_in, rank_in
 from .mend import Mended, mend, view
 from .names import ledger_name, master_name
@@ -110,7 +111,9 @@ def _report(path: Path, mended: Mended) -> FileReport:
     """Return what is to be said of an HDF5 file, a part file compared with its ledger."""
     contents = mended.contents
     if contents is None:
-        report = FileReport(str(path), _kind_by_name(path), mended.state, mended.why)
+        aside = path.with_name(path.name + ASIDE)
+        old = f"; {aside} is the file that it was to replace" if _is_file(aside) else ""
+        report = FileReport(str(path), _kind_by_name(path), mended.state, mended.why + old)
         return _blame(path, report) if mended.state is State.EMPTY and report.kind is Kind.PART else report
     report = FileReport(
         path=str(path),

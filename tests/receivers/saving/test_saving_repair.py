@@ -254,6 +254,16 @@ def test_a_file_whose_writer_was_killed_while_it_made_it(tmp_path, kill_ledger, 
     assert path.read_bytes() == data
 
 
+def test_a_file_that_was_to_be_replaced_is_told(tmp_path):
+    path = tmp_path / "run_raw_0.h5"
+    path.write_bytes(b"old")
+    Claim(path, FileExistsPolicy.OVERWRITE).written()  # and no more
+    (report,) = repair([path])
+    assert report.state is State.EMPTY
+    assert f"{path}.replaced is the file that it was to replace" in report.why
+    assert (tmp_path / "run_raw_0.h5.replaced").read_bytes() == b"old"
+
+
 def test_a_file_that_can_only_be_read(tmp_path, start_writer):
     """A whole one is fine; one to be repaired is told, and left as it is."""
     folder = tmp_path / "disk"
