@@ -126,7 +126,7 @@ async def test_a_receiver_that_wakes_up_again_harms_nothing(make_site, helpers):
         site.signal("receiver_0", signal.SIGSTOP)
         await until_ingest(client, lambda ingest: ingest.joined == (1,))
         site.signal("receiver_0", signal.SIGCONT)
-        # Whether the conductor missed it, too, depends on when: it takes part again, or not before the next acquisition.
+        # Whether the conductor missed it, too, depends on when: it takes part again, or not before the next one.
         await helpers.until(client, acquisition, lambda state: state.written >= before.written + 200)
         final = await client.stop(acquisition)
         assert (final.outcome, final.counts.saved) == ("complete", final.announced)

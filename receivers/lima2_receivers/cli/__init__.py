@@ -14,6 +14,7 @@ from .exports import cxi, merge_sparse
 from .frame import frame
 from .keys import app as keys
 from .operations import state, stop
+from .repair import repair
 from .simulate import app as simulate
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ app.command()(pedestal)
 app.command()(gains)
 app.command()(bench)
 app.command()(capture)
+app.command()(repair)
 app.add_typer(simulate, name="simulate")
 app.add_typer(keys, name="keys")
 

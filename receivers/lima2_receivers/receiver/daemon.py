@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from ..messages import (
     Message,
     Poll,
     PrepareReceiver,
+    ReceiverPrepared,
     ReceiverProgress,
     ReceiverRequest,
     Settle,
@@ -47,6 +49,7 @@ from .delivery import Delivery
 from .handover_intake import HandoverIntake
 from .host import Host
 from .intake import Intake
+from .open_files import OpenFiles, diary_path
 from .packets import Packets
 from .ring import FrameRing
 from .share import Share
@@ -78,6 +81,7 @@ class ReceiverDaemon:
         self._closing: dict[AcquisitionId, asyncio.Task[None]] = {}
         self._ring = FrameRing(receiver.ring.slots, receiver.ring.slot_bytes)
         self._maker = ShareMaker(config, rank, self._ring)
+        self._open = OpenFiles(diary_path(config, rank), config.saving.roots)
         place = f"receivers[{rank}]"
         self._guard = open_guard(config, receiver_name(rank))
         self._responder = Responder(
@@ -134,6 +138,8 @@ class ReceiverDaemon:
     async def run(self) -> None:
         """Serve until cancelled; then close all files readable."""
         self._intake.start()
+        # A thread that nobody waits for: a file system may hang.
+        threading.Thread(target=self._open.repair_left, name="repair", daemon=True).start()
         log.info("receiver %d is ready: commands at %s", self._rank, self._config.receivers[self._rank].commands)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -181,6 +187,7 @@ class ReceiverDaemon:
         async with self._lock(acquisition):
             if (share := self._shares.get(acquisition)) is not None:
                 await asyncio.to_thread(share.close)
+                await asyncio.to_thread(self._open.remove, acquisition)
             await self._host.stop(acquisition)
 
     def _forget(self, acquisition: AcquisitionId) -> None:
@@ -199,7 +206,7 @@ class ReceiverDaemon:
             case Discard(acquisition):
                 async with self._lock(acquisition):
                     if (share := self._shares.pop(acquisition, None)) is not None:
-                        await in_thread(share.discard)
+                        await in_thread(lambda: self._unmake(acquisition, share))
                     await self._host.stop(acquisition)
                     self._forget(acquisition)
                 return Done()
@@ -240,13 +247,24 @@ class ReceiverDaemon:
             await self._host.prepare(request.acquisition, request.share)
             try:
                 share, reply = await in_thread(
-                    lambda: self._maker.make(request.acquisition, request.share), undo=lambda made: made[0].discard()
+                    lambda: self._make(request), undo=lambda made: self._unmake(request.acquisition, made[0])
                 )
             except BaseException:
                 await self._host.stop(request.acquisition)
                 raise
             self._shares[request.acquisition] = share
             return reply
+
+    def _make(self, request: PrepareReceiver) -> tuple[Share, ReceiverPrepared]:
+        """Make a share, and note its files before any frame goes there. Blocks."""
+        made = self._maker.make(request.acquisition, request.share)
+        self._open.add(request.acquisition, self._maker.files(request.share))
+        return made
+
+    def _unmake(self, acquisition: AcquisitionId, share: Share) -> None:
+        """Undo ``_make``. Blocks."""
+        share.discard()
+        self._open.remove(acquisition)
 
     def _lock(self, acquisition: AcquisitionId) -> asyncio.Lock:
         """Return the lock that keeps the commands to one acquisition in order."""

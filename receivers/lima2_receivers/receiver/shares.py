@@ -79,21 +79,32 @@ class ShareMaker:
             )
         saving = plan.plan.saving
         confine(saving.base_path, self._config.saving.roots)
-        streams: tuple[str, ...] = (RAW_STREAM,)
+        streams = self._streams(plan)
         if plan.plan.pipeline is not None:
             self._pipelines.check(plan.plan.pipeline)
-            streams += PIPELINES.get(plan.plan.pipeline.name).streams
         for name in saving.streams:
             if name not in streams:
                 raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
-        enabled = [stream for stream in streams if saving.stream(stream).enabled]
+        check_files(Path(saving.base_path), self._names(plan), saving.file_exists_policy)
+
+    def files(self, plan: ReceiverPlan) -> list[Path]:
+        """Return the paths of all files that a share writes."""
+        return [Path(plan.plan.saving.base_path) / name for name in self._names(own_share(plan))]
+
+    def _streams(self, plan: ReceiverPlan) -> tuple[str, ...]:
+        pipeline = plan.plan.pipeline
+        return (RAW_STREAM,) if pipeline is None else (RAW_STREAM, *PIPELINES.get(pipeline.name).streams)
+
+    def _names(self, plan: ReceiverPlan) -> list[str]:
+        saving = plan.plan.saving
+        enabled = [stream for stream in self._streams(plan) if saving.stream(stream).enabled]
         names = list(part_names(saving.filename_prefix, self._rank, enabled).values())
         source = self._make_source(plan)
         if isinstance(source, PacketSource):
             names += source.file_names(saving.filename_prefix, self._rank)
         elif isinstance(source, Source) and source.remarks:
             names.append(remark_name(saving.filename_prefix, self._rank))
-        check_files(Path(saving.base_path), names, saving.file_exists_policy)
+        return names
 
     def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
         """Make pipeline, files and threads of a share.

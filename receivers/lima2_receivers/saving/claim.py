@@ -8,6 +8,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from ..plan import FileExistsPolicy
+from .hold import Hold
 
 ASIDE = ".replaced"  # added to the name of an old file, until the new one is there to stay
 
@@ -19,7 +20,7 @@ class _State(Enum):
 
 
 class Claim:
-    """A path that holds a new, empty file of ours.
+    """A path that holds a new, empty file of ours, marked as being written until ``written`` or ``drop``.
 
     Where there was a file already that may be replaced, it waits under another name until ``keep``. Who has it open
     goes on reading it, and a symbolic link is moved, not followed.
@@ -38,7 +39,7 @@ class Claim:
             path.replace(self._aside)
         self._state = _State.OURS
         try:
-            path.open("xb").close()
+            self._hold = Hold(path)
         except BaseException:
             self._restore()
             raise
@@ -53,8 +54,13 @@ class Claim:
             if self._aside is not None:
                 self._aside.unlink(missing_ok=True)
 
+    def written(self) -> None:
+        """Note that the file is closed: nobody writes it any more. Idempotent."""
+        self._hold.release()
+
     def drop(self) -> None:
         """Remove the new file and put the old one back, if it still is there. Idempotent."""
+        self._hold.release()
         if self._state is not _State.DROPPED:
             self.path.unlink(missing_ok=True)
             self._restore()

@@ -84,6 +84,7 @@ def write_cxi(master: Path, output: Path, *, hits_only: bool = False, overwrite:
     except BaseException:
         claimed.drop()
         raise
+    claimed.written()
     claimed.keep()
     return len(frames)
 

@@ -54,6 +54,7 @@ class FramesFile:
                 made.close()
         finally:
             give_up(made)
+            self._claim.written()
 
     def keep(self) -> None:
         """Let the file go that this one replaces."""

@@ -127,18 +127,19 @@ class LedgerFile:
         try:
             with saving_errors(self._path, "closing"):
                 self._summary.resize(1, axis=0)
-                self._summary[0] = _to_json(summary)
+                self._summary[0] = summary_json(summary)
                 self._file.flush()
                 self._file.close()
         finally:
             give_up(self._file)
+            self._claim.written()
 
     def discard(self) -> None:
         """Close and remove the file, and put back the one that it was to replace."""
         remove(self._claim, self._file)
 
 
-def _to_json(summary: LedgerSummary) -> bytes:
+def summary_json(summary: LedgerSummary) -> bytes:
     """Return a summary's JSON, short enough for its dataset: rare reasons are put together if need be."""
     found = msgspec.json.encode(summary)
     keep = 256

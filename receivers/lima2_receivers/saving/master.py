@@ -86,6 +86,7 @@ def write_master(claimed: Claim, info: MasterInfo) -> tuple[Dataset, ...]:
     except BaseException:
         give_up(master)
         raise
+    claimed.written()
     return datasets
 
 

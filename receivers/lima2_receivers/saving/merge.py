@@ -91,6 +91,7 @@ def merge_sparse(master: Path, output: Path, *, hits_only: bool = False, overwri
     except BaseException:
         claimed.drop()
         raise
+    claimed.written()
     claimed.keep()
     return len(table.frames)
 

@@ -340,6 +340,7 @@ class _StreamFile:
                     self._file.close()
         finally:
             give_up(self._file)
+            self._claim.written()
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[None]:

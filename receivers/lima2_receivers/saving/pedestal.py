@@ -146,6 +146,7 @@ def _write(
                 place["file"], place["taken"], place["n_frames"] = str(master), darks.taken, stage.n_frames
                 for key, text in darks.settings.items():
                     place[key] = text
+        claimed.written()
         claimed.keep()
     except BaseException:
         claimed.drop()
@@ -172,6 +173,7 @@ def merge_gains(maps: Sequence[Path], output: Path, overwrite: bool = False) -> 
     try:
         with saving_errors(output, "writing"), output.open("wb") as file:
             np.save(file, np.stack(planes, axis=1).astype(np.float32))
+        claimed.written()
         claimed.keep()
     except BaseException:
         claimed.drop()

@@ -44,6 +44,7 @@ class RemarkFile:
     def close(self) -> None:
         """Close the file. Idempotent."""
         self._file.close()
+        self._claim.written()
 
     def keep(self) -> None:
         """Let it stay, and the one that it replaced go."""

@@ -65,6 +65,7 @@ class RawFiles:
                 self._claims.append(Claim(folder / name, policy))
                 self._files.append(FileIO(folder / name, "wb"))
             self._claims.append(Claim(folder / master, policy))
+            self._describe()  # once more when they are closed: after a kill, only the number of frames is wrong
         except OSError as error:
             self.discard()
             raise SavingError(f"making packet file {error.filename}: {error.strerror}") from error
@@ -99,11 +100,13 @@ class RawFiles:
         self._closed = True
         for file in self._files:
             file.close()
-        master = self._claims[-1].path
         try:
-            master.write_text(json.dumps(self._description(), indent=4) + "\n")
+            self._describe()
         except OSError as error:
-            raise SavingError(f"writing {master}: {error.strerror}") from error
+            raise SavingError(f"writing {self._claims[-1].path}: {error.strerror}") from error
+        finally:
+            for claim in self._claims:
+                claim.written()
 
     def keep(self) -> None:
         """Let them stay, and those that they replaced go."""
@@ -117,6 +120,9 @@ class RawFiles:
             file.close()
         for claim in self._claims:
             claim.drop()
+
+    def _describe(self) -> None:
+        self._claims[-1].path.write_text(json.dumps(self._description(), indent=4) + "\n")
 
     def _description(self) -> dict[str, object]:
         _, rows, columns = self._spec.shape
