@@ -119,7 +119,7 @@ def test_a_frame_that_came_twice_counts_once(run):
 
 def test_where_the_last_file_can_not_be_written_the_summary_says_so(run, tmp_path, monkeypatch):
     run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
-    info = SimpleNamespace(by_frame=list, files=({}, {}))
+    info = SimpleNamespace(by_frame=list, per_file=0, files=({}, {}))
     run.files.open_frames(tmp_path / "frames.h5", info)
     run.asked(1)
     run.take(0, progress([0]))
@@ -139,7 +139,7 @@ def test_rows_that_may_not_be_in_a_file_are_not_shown_by_the_last_one(run, tmp_p
     shown = []
     monkeypatch.setattr(FramesFile, "write", lambda _, places, rows: shown.append((places, rows)))
     run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
-    run.files.open_frames(tmp_path / "frames.h5", SimpleNamespace(by_frame=list, files=({}, {})))
+    run.files.open_frames(tmp_path / "frames.h5", SimpleNamespace(by_frame=list, per_file=0, files=({}, {})))
     run.asked(3)
     runs = (LedgerRun(FrameStatus.SAVED, 1), LedgerRun(FrameStatus.FAILED, 1, "disk"), LedgerRun(FrameStatus.VETOED, 1))
     run.take(0, msgspec.structs.replace(progress([2, 1, 0]), runs=runs))

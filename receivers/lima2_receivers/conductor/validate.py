@@ -7,6 +7,7 @@ from ..control import Capabilities, Range
 from ..errors import PlanError, StateError
 from ..plan import AcquisitionPlan, TriggerMode, decode_params
 from ..plugins import DETECTORS, decode_pipeline
+from ..rollover import SavingMode
 
 
 def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config) -> None:
@@ -34,6 +35,11 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
             raise PlanError("acquisition.nb_frames_per_trigger: internal mode has no triggers, expected 1")
         if acquisition.trigger_mode is TriggerMode.GATE:
             raise PlanError("acquisition.nb_frames_per_trigger: a gate exposes one frame, expected 1")
+    if plan.saving.nb_frames_per_file and config.saving.mode is SavingMode.SWMR:
+        raise PlanError(
+            f"saving.nb_frames_per_file: got {plan.saving.nb_frames_per_file}, expected 0: saving.mode of the "
+            "configuration is swmr, which has one file a stream"
+        )
     decode_params(plan.detector, DETECTORS.get(config.detector.plugin).params, "detector")
     if plan.pipeline is not None:
         decode_pipeline(plan.pipeline)

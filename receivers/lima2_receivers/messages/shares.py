@@ -111,6 +111,7 @@ class Progress(Struct, frozen=True):
     :param highest: highest frame index seen; -1: none.
     :param reason: what went wrong; empty where nothing did.
     :param frames: little-endian uint64, the frame in each row of ``runs``; empty where the topology says.
+    :param held: rows that are written and settle when their file is closed.
     """
 
     acquisition: AcquisitionId
@@ -125,6 +126,7 @@ class Progress(Struct, frozen=True):
     highest: int
     reason: str = ""
     frames: bytes = b""
+    held: int = 0
 
 
 class ReceiverProgress(Message, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +22,12 @@ from ..errors import PipelineError, PlanError, ReceiverError
 from ..messages import ConstantInfo, ReceiverPrepared
 from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline
-from ..saving.names import check_files, confine, part_names, remark_name
+from ..rollover import rows_per_file
+from ..saving.names import check_files, confine, numbered_files, part_names, remark_name
 from ..saving.part import PartFiles
 from ..saving.remarks import RemarkFile
+from ..saving.rolling import RollingFiles
+from ..saving.row_files import RowFiles
 from ..source import PacketSource, Source, TransferSource
 from ..topology import Dispatch, RoundRobin
 from .assembly import Assembler
@@ -76,6 +79,12 @@ class ShareMaker:
                 f"this is receiver {self._rank} of {len(self._config.receivers)}"
             )
         saving = plan.plan.saving
+        mode = self._config.saving.mode
+        if plan.rows_per_file != (own := rows_per_file(mode, saving.nb_frames_per_file)):
+            raise PlanError(
+                f"got {plan.rows_per_file} rows a file, expected {own}: saving.mode is {mode} here; "
+                "do conductor and receiver have the same configuration?"
+            )
         confine(saving.base_path, self._config.saving.roots)
         streams: tuple[str, ...] = (RAW_STREAM,)
         calibration: Mapping[str, Calibration] = {}
@@ -86,7 +95,10 @@ class ShareMaker:
             if name not in streams:
                 raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
         enabled = [stream for stream in streams if saving.stream(stream).enabled]
-        names = list(part_names(saving.filename_prefix, self._rank, enabled).values())
+        rolling = plan.rows_per_file > 0
+        names = list(part_names(saving.filename_prefix, self._rank, enabled, rolling).values())
+        if rolling:
+            names += [other for name in names for other in numbered_files(Path(saving.base_path), name)]
         source = self._make_source(plan)
         if isinstance(source, PacketSource):
             names += source.file_names(saving.filename_prefix, self._rank)
@@ -106,6 +118,7 @@ class ShareMaker:
                 f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
                 f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
             )
+        nb_frames = plan.plan.acquisition.nb_frames
         with ExitStack() as undo:
             pipeline = self._make_pipeline(acquisition, plan, calibration)
             outputs: tuple[Output, ...] = (raw_output(plan.frame_spec),)
@@ -117,15 +130,7 @@ class ShareMaker:
             source = self._make_source(plan)
             topology, rank = RoundRobin(plan.n_receivers), ReceiverIdx(self._rank)
             rows: Rows = ArrivalRows() if plan.dispatch is Dispatch.DYNAMIC else FixedRows(topology, rank)
-            files = PartFiles(
-                folder=Path(plan.plan.saving.base_path),
-                rank=self._rank,
-                saving=plan.plan.saving,
-                outputs=outputs,
-                constants=constants,
-                metadata=self._metadata(acquisition),
-                ahead=WAITING + self._receiver.encoders + REMEMBERED + 1,  # one is being written
-            )
+            files = self._make_files(acquisition, plan, outputs, constants, planned=rows.due(nb_frames, final=False))
             undo.callback(files.discard)
             remarks = self._make_remarks(plan, source)
             if remarks is not None:
@@ -138,7 +143,7 @@ class ShareMaker:
                 outputs=outputs,
                 files=files,
                 remarks=remarks,
-                nb_frames=plan.plan.acquisition.nb_frames,
+                nb_frames=nb_frames,
                 ring=self._ring,
                 batch=BATCHES * self._receiver.batch,
                 encoders=self._receiver.encoders,
@@ -167,6 +172,21 @@ class ShareMaker:
             files=files.names,
             facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
         )
+
+    def _make_files(
+        self,
+        acquisition: AcquisitionId,
+        plan: ReceiverPlan,
+        outputs: Sequence[Output],
+        constants: Sequence[Constant],
+        planned: int,
+    ) -> RowFiles:
+        folder, saving, metadata = Path(plan.plan.saving.base_path), plan.plan.saving, self._metadata(acquisition)
+        ahead = WAITING + self._receiver.encoders + REMEMBERED + 1  # one is being written
+        if not plan.rows_per_file:
+            return PartFiles(folder, self._rank, saving, outputs, constants, metadata, ahead)
+        per_file = plan.rows_per_file
+        return RollingFiles(folder, self._rank, saving, outputs, constants, metadata, per_file, planned, ahead)
 
     def _make_remarks(
         self, plan: ReceiverPlan, source: Source[msgspec.Struct] | PacketSource | TransferSource

@@ -28,12 +28,14 @@ from numpy.typing import NDArray
 from lima2_processing.frame import LocalIdx, SparseFrame, fill_value
 
 from ..errors import SavingError
+from ..ledger import has_data
+from ..rollover import nth_name, split_rows
 from ..topology import NO_RECEIVER
 from .h5 import saving_errors
 from .ledger_file import GROUP, LedgerSummary
 from .master import MEASUREMENT
 from .part import SPARSE_GROUP
-from .table import find_table, ranks_in, room_of, take_rows
+from .table import find_table, pieces_of, room_of, rows_per_file, take_rows
 
 _lock = threading.Lock()
 
@@ -61,9 +63,9 @@ def read_rows(master: Path, dataset: str, first: int = 0, last: int | None = Non
         if table is None:
             return np.asarray(find_dataset(file, dataset)[first:last])
     found = room_of(table)
-    for rank in ranks_in(table):
-        with open_file(table.files[rank]) as part:
-            take_rows(found, table, rank, find_dataset(part, table.dataset))
+    for piece in pieces_of(table.places, table.files, table.per_file):
+        with open_file(piece.path) as part:
+            take_rows(found, piece, find_dataset(part, table.dataset))
     return found
 
 
@@ -116,17 +118,20 @@ def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
     :raises SavingError: the files can't be read, or the frame is not there yet.
     """
     with open_file(master) as file:
-        columns = [find_dataset(file, f"{MEASUREMENT}/{name}") for name in ("receiver", "row")]
+        columns = [find_dataset(file, f"{MEASUREMENT}/{name}") for name in ("receiver", "row", "frame_status")]
         if not 0 <= frame < len(columns[0]):
             raise SavingError(f"reading {master}: frame {frame} is not there, {len(columns[0])} are")
-        receiver, row = (int(column[frame]) for column in columns)
-        rank = 0 if receiver == NO_RECEIVER else receiver
+        receiver, row, status = (column[frame] for column in columns)
+        there = receiver != NO_RECEIVER and has_data(status)
+        rank = receiver if there else 0
+        per_file = rows_per_file(file)
         link = find_group(file, MEASUREMENT).get(f"sparse_{rank}", getlink=True)
         if not isinstance(link, h5py.ExternalLink):
             raise SavingError(f"reading {master}: there are no sparse frames")
-    if receiver == NO_RECEIVER:
+    if not there:
         return SparseFrame(np.empty(0, np.uint32), np.empty(0, np.float32))
-    return read_sparse(master.parent / link.filename, LocalIdx(row))
+    number, at = split_rows(np.array([row], np.int64), per_file)
+    return read_sparse(master.parent / nth_name(str(link.filename), int(number[0])), LocalIdx(int(at[0])))
 
 
 def read_accumulated(master: Path, name: str, window: int) -> tuple[NDArray[np.generic], int]:
