@@ -20,6 +20,7 @@ from ..receiver.calibration import with_hashes
 from ..rollover import SavingMode, rows_per_file
 from ..saving.master import MasterInfo, write_master
 from ..saving.names import check_files, confine, frames_name, ledger_name, master_name
+from ..saving.probe import probe
 from ..topology import Dispatch
 from .links import ReceiverLink, check_all, discard_all, prepare_all
 from .run import Run
@@ -40,6 +41,7 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     if _mapped_at_the_end(plan, config):
         names.append(frames_name(prefix))
     check_files(folder, names, plan.saving.file_exists_policy)
+    probe(folder, config.saving.mode, config.saving.swmr_on)
     if plan.pipeline is None:
         return plan
     params = with_hashes(decode_pipeline(plan.pipeline), config.calibration_roots)

@@ -25,6 +25,7 @@ from ..plugins import DETECTORS, PIPELINES, decode_pipeline
 from ..rollover import rows_per_file
 from ..saving.names import check_files, confine, numbered_files, part_names, remark_name
 from ..saving.part import PartFiles
+from ..saving.probe import probe
 from ..saving.remarks import RemarkFile
 from ..saving.rolling import RollingFiles
 from ..saving.row_files import RowFiles
@@ -105,6 +106,7 @@ class ShareMaker:
         elif isinstance(source, Source) and source.remarks:
             names.append(remark_name(saving.filename_prefix, self._rank))
         check_files(Path(saving.base_path), names, saving.file_exists_policy)
+        probe(Path(saving.base_path), mode, self._config.saving.swmr_on)
         return calibration
 
     def make(self, acquisition: AcquisitionId, plan: ReceiverPlan) -> tuple[Share, ReceiverPrepared]:
