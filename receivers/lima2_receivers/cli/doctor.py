@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import socket
@@ -18,11 +19,11 @@ from ..daemons import BAD_START
 from ..errors import ReceiverError, SavingError
 from ..plugins import DETECTORS
 from ..rollover import SavingMode
+from ..transport.datagrams import enlarge
 from .operations import ConfigPath, Json
 
 PACKAGES = ("lima2-ophyd", "h5py", "hdf5plugin", "numpy", "pyzmq", "msgspec", "pyopencl", "ophyd-async", "tiled")
 SOMETHING_WRONG = 1  # exit status
-RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 FULL = 0.95  # share of a file system that is taken, from which on it is worth a warning
 
 
@@ -143,11 +144,11 @@ def _device(wanted: str) -> tuple[Verdict, str]:
 def _buffer(config: Config) -> tuple[Verdict, str]:
     settings = msgspec.to_builtins(detector_settings(config, DETECTORS.get(config.detector.plugin).settings))
     asked = int(settings.get("receive_buffer", 0))
-    limit = int(RMEM_MAX.read_text())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked or limit)
-        granted = probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # Linux doubles it for itself
-    text = f"{granted} bytes granted, net.core.rmem_max is {limit}"
-    if granted < asked:
-        return Verdict.WARNING, f"{text}, detector.settings.receive_buffer asks for {asked}"
-    return Verdict.OK, text
+        granted = enlarge(probe, asked)
+    if granted >= asked:
+        return Verdict.OK, f"{granted} bytes granted, detector.settings.receive_buffer asks for {asked}"
+    return Verdict.WARNING, (
+        f"{granted} bytes granted to user {os.geteuid()}, detector.settings.receive_buffer asks for {asked}: "
+        f"`sysctl -w net.core.rmem_max={asked}`"
+    )

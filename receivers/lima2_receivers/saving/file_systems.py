@@ -1,7 +1,8 @@
 """Which kinds of file system let files be read while they are written, as HDF5's SWMR mode needs it. Pure.
 
 SWMR wants POSIX semantics of ``write()``: what a write has returned from is seen by every later read, and in the order
-that it was written. The HDF Group's SWMR user guide says that NFS and SMB do not give that.
+that it was written. The HDF Group's SWMR user guide says that NFS and SMB do not give that, and that it was tested on
+clusters with GPFS and Lustre; nobody has tried our files there, so that a site has to vouch for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Promise(Enum):
 
     HOLDS = auto()
     UNKNOWN = auto()
-    BROKEN = auto()
+    DOUBTFUL = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def swmr_promise(kind: str) -> Promise:
     """Tell whether a type of file system holds what SWMR needs."""
     if kind in LOCAL:
         return Promise.HOLDS
-    return Promise.BROKEN if kind in SHARED or kind.startswith("fuse") else Promise.UNKNOWN
+    return Promise.DOUBTFUL if kind in SHARED or kind.startswith("fuse") else Promise.UNKNOWN
 
 
 def _unescape(text: str) -> str:

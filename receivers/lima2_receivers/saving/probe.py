@@ -42,11 +42,11 @@ def probe(folder: Path, mode: SavingMode, swmr_on: Sequence[str] = (), mounts: P
     :raises SavingError: they can't; the message says what to do.
     """
     mount = mount_at(folder, mounts)
-    if mode is SavingMode.SWMR and swmr_promise(mount.kind) is Promise.BROKEN and mount.kind not in swmr_on:
+    if mode is SavingMode.SWMR and swmr_promise(mount.kind) is Promise.DOUBTFUL and mount.kind not in swmr_on:
         raise SavingError(
-            f"saving.base_path: {folder} is on {mount.kind} ({mount.point}), which does not hold what HDF5's SWMR mode "
-            f'needs; set saving.mode = "close_per_file" in the configuration, or saving.swmr_on = ["{mount.kind}"] if '
-            "you know that it does"
+            f"saving.base_path: {folder} is on {mount.kind} ({mount.point}), which is not known to hold what HDF5's "
+            'SWMR mode needs; set saving.mode = "close_per_file" in the configuration, or '
+            f'saving.swmr_on = ["{mount.kind}"] if you know that it does'
         )
     place = _existing(folder)
     with saving_errors(place, "looking at"):

@@ -64,8 +64,8 @@ def test_any_table_can_be_read(text):
 def test_no_file_system_is_both():
     assert not LOCAL & SHARED
     assert {swmr_promise(kind) for kind in LOCAL} == {Promise.HOLDS}
-    assert {swmr_promise(kind) for kind in SHARED} == {Promise.BROKEN}
-    assert swmr_promise("fuse.sshfs") is Promise.BROKEN
+    assert {swmr_promise(kind) for kind in SHARED} == {Promise.DOUBTFUL}
+    assert swmr_promise("fuse.sshfs") is Promise.DOUBTFUL
     assert swmr_promise("newfs") is Promise.UNKNOWN
 
 
