@@ -57,8 +57,11 @@ def run_engine(documents):
 
 
 @pytest.fixture
-def detector(make_site, run_engine):
+def detector(make_site, run_engine, request):
+    """The device and its daemons; its parameter is the saving mode."""
+    mode = getattr(request, "param", "swmr")
     site = make_site(extra="[deadlines]\ncommand = 3.0\n")
+    site.config.write_text(site.config.read_text().replace("[saving]\n", f'[saving]\nmode = "{mode}"\n'))
     site.start()
     deadline = time.monotonic() + 30
     while not ((site.sockets / "s").exists() and "is ready" in site.log("detector")):
@@ -77,6 +80,8 @@ def detector(make_site, run_engine):
         value = f'[{{"path": "{site.detector}/{name}.npy"}}]'
         call_in_bluesky_event_loop(put(getattr(made.pipeline, name), value))
     call_in_bluesky_event_loop(put(made.pipeline.min_nb_peaks, 3))
+    if mode == "close_per_file":
+        call_in_bluesky_event_loop(put(made.saving.nb_frames_per_file, 8))
     yield made
     call_in_bluesky_event_loop(made.disconnect())
 
@@ -102,6 +107,7 @@ def datums(documents, key):
     ]
 
 
+@pytest.mark.parametrize("detector", ["swmr", "close_per_file"], indirect=True)
 def test_step_and_fly_scan_read_back_through_tiled_also_during_the_run(detector, run_engine, documents, tmp_path):
     site = detector.site
     place = set_up_server(tmp_path / "tiled", [site.data])
