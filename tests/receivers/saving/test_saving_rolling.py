@@ -11,11 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lima2_receivers.acquisition import Outcome
 from lima2_receivers.errors import SavingError
-from lima2_receivers.plan import FileExistsPolicy
-from lima2_receivers.saving.read import read_sparse
+from lima2_receivers.ledger import Counts
+from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, FileExistsPolicy
+from lima2_receivers.saving.ledger_copies import LedgerCopies
+from lima2_receivers.saving.ledger_file import LedgerSummary
+from lima2_receivers.saving.names import part_names
+from lima2_receivers.saving.read import read_rows, read_sparse
 from lima2_receivers.saving.rolling import RollingFiles
+from lima2_receivers.topology import RoundRobin
 
+MEASUREMENT = "/entry_0000/measurement"
 DENSE = "entry_0000/dense/dense"
 
 
@@ -153,3 +160,45 @@ def test_two_at_once_do_not_share_files(tmp_path, model):
     put(first, model, 0)
     first.close(1)
     assert len(dense(Path(tmp_path), 0)) == 1
+
+
+@pytest.fixture
+def run_of_six(tmp_path, model, make_master):
+    """The master of a run of 10 frames in files of 4, of which 6 were taken and frame 4 was lost."""
+    names = part_names("run", 0, ("raw", "dense", "sparse", "results"), rolling=True)
+    saving = model.saving(tmp_path)
+    plan = AcquisitionPlan(saving=saving, acquisition=AcquisitionParams(nb_frames=10), pipeline=None)
+    master, _ = make_master(1, files=(names,), per_file=4, plan=plan)
+    files = rolling(tmp_path, model, planned=10)
+    put(files, model, 0, 1, 2, 3, 5)
+    files.skip(4)
+    files.close(6)
+    ledger = LedgerCopies(tmp_path / "run_ledger.h5", RoundRobin(1))
+    ledger.append(np.array([1, 1, 1, 1, 3, 1], "u1"), np.arange(6.0))
+    ledger.close(LedgerSummary("0" * 32, 6, "triggers", Counts(), {}, Outcome.COMPLETE, ""))
+    return master
+
+
+def test_the_master_shows_what_our_readers_find(run_of_six, model):
+    with h5py.File(run_of_six, "r") as file:
+        plain = {name: file[f"{MEASUREMENT}/{name}"][()] for name in ("data", "raw", "n_peaks", "peaks")}
+    for name, whole in plain.items():
+        assert len(whole) == 10
+        np.testing.assert_array_equal(read_rows(run_of_six, f"{MEASUREMENT}/{name}"), whole[:6])
+    for frame in (0, 1, 2, 3, 5):
+        np.testing.assert_array_equal(plain["data"][frame], model.values(frame)["dense"])
+    assert np.isnan(plain["data"][[4, 6, 9]]).all()
+
+
+def test_a_file_that_should_be_there_and_is_not_is_an_error(run_of_six, tmp_path):
+    """Another host may not see it yet; fill would be wrong without a word."""
+    (tmp_path / "run_dense_0_0001.h5").unlink()
+    assert len(read_rows(run_of_six, f"{MEASUREMENT}/data", 0, 5)) == 5  # frame 4 was lost
+    with pytest.raises(SavingError, match=r"run_dense_0_0001\.h5"):
+        read_rows(run_of_six, f"{MEASUREMENT}/data", 0, 6)
+
+
+def test_tiled_reads_the_same(run_of_six):
+    stack = pytest.importorskip("lima2_ophyd.tiled.table").TableStack(str(run_of_six), f"{MEASUREMENT}/data")
+    with stack:
+        np.testing.assert_array_equal(stack[1:6], read_rows(run_of_six, f"{MEASUREMENT}/data", 1, 6))
