@@ -10,9 +10,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lima2_receivers.ledger import has_data
+from lima2_receivers.rollover import nth_name, split_rows
 from lima2_receivers.topology import EVERY_RECEIVER, NO_RECEIVER
 
 MEASUREMENT = "/entry_0000/measurement"
+PARTS = "/entry_0000/parts"
+"""The group of a master file that says where part files have what it does not show while they are written."""
 DATASET = f"{MEASUREMENT}/sparse"
 """The path that sparse frames are announced under; the file has no dataset there, but one group for each receiver."""
 
@@ -50,14 +54,20 @@ class SparseStack:
     def _dense(self, frame: int) -> NDArray[np.float32]:
         """Return one frame; what was lost has no pixels."""
         with open_file(self._master) as file:
-            receiver, row = (int(open_dataset(file, f"{MEASUREMENT}/{name}")[frame]) for name in ("receiver", "row"))
+            receiver, row, status = (
+                open_dataset(file, f"{MEASUREMENT}/{name}")[frame] for name in ("receiver", "row", "frame_status")
+            )
+            per_file = rows_per_file(file)
             links = _links(file)
         if not links:
             raise OSError(f"{self._master} has no sparse frames")
         image = np.zeros(self._image, np.float32)
-        wanted = links if receiver == EVERY_RECEIVER else links[receiver : receiver + 1]
-        for link in wanted if receiver != NO_RECEIVER else ():
-            with open_file(self._master.parent / str(link.filename)) as part:
+        everywhere = receiver == EVERY_RECEIVER  # the status is that of the worst part: others may be there
+        if receiver == NO_RECEIVER or not (everywhere or has_data(status)):
+            return image
+        (number,), (row,) = split_rows(np.array([row], np.int64), per_file)
+        for link in links if everywhere else links[receiver : receiver + 1]:
+            with open_file(self._master.parent / nth_name(str(link.filename), int(number))) as part:
                 # The pointers first: the writer has flushed the pixels before them.
                 ends = open_dataset(part, f"{link.path}/frame_ptr")[row : row + 2]
                 if len(ends) == 2:
@@ -82,6 +92,12 @@ def _links(master: h5py.File) -> list[h5py.ExternalLink]:
 def open_file(path: Path) -> h5py.File:
     """Open a file of ours that may still be written."""
     return h5py.File(path, "r", swmr=True, libver="latest", locking=False)
+
+
+def rows_per_file(master: h5py.File) -> int:
+    """Return how many rows each file of a receiver has; 0: it has one file."""
+    parts = master.get(PARTS)
+    return int(parts.attrs.get("rows_per_file", 0)) if isinstance(parts, h5py.Group) else 0
 
 
 def open_dataset(file: h5py.File, path: str) -> h5py.Dataset:

@@ -1,4 +1,4 @@
-"""Frames of dynamic dispatch as one array: found by the table of the ledger, and read from the part files."""
+"""Frames that the master file does not show live, as one array: found by the table of the ledger, in the part files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import hdf5plugin  # noqa: F401 - registers the decompressors
 import numpy as np
 from numpy.typing import NDArray
 
+from lima2_receivers.ledger import has_data
+from lima2_receivers.rollover import nth_name, split_rows
 from lima2_receivers.topology import NO_RECEIVER
 
-from .sparse import MEASUREMENT, open_dataset, open_file
-
-PARTS = "/entry_0000/parts"
-"""The group of a master file that links each receiver's dataset of an output, where frames go to any receiver."""
+from .sparse import MEASUREMENT, PARTS, open_dataset, open_file, rows_per_file
 
 
 def is_table(master: str, dataset: str) -> bool:
@@ -40,6 +39,7 @@ class TableStack:
         self.shape: tuple[int, ...] = ()
         self.fillvalue: Any = 0
         self._places: list[tuple[Path, str]] = []
+        self._per_file = 0
 
     def __enter__(self) -> Self:
         with open_file(self._master) as file:
@@ -52,6 +52,7 @@ class TableStack:
                 for link in links
                 if isinstance(link, h5py.ExternalLink)
             ]
+            self._per_file = rows_per_file(file)
             self.fillvalue = np.asarray(parts.attrs["fill"])[()]
             image = tuple(int(size) for size in np.atleast_1d(np.asarray(parts.attrs["shape"])))
             self.shape = (len(open_dataset(file, f"{MEASUREMENT}/receiver")), *image)
@@ -64,15 +65,17 @@ class TableStack:
         """Return frames, or parts of them; slices beyond the end are cut, as HDF5 does."""
         frames, *rest = index if isinstance(index, tuple) else (index,)
         with open_file(self._master) as file:
-            receivers, rows = (open_dataset(file, f"{MEASUREMENT}/{name}")[frames] for name in ("receiver", "row"))
+            receivers, rows, statuses = (
+                open_dataset(file, f"{MEASUREMENT}/{name}")[frames] for name in ("receiver", "row", "frame_status")
+            )
         found = np.full((len(receivers), *self.shape[1:]), self.fillvalue)
-        for rank in np.unique(receivers):
-            if rank == NO_RECEIVER:
-                continue
-            path, dataset = self._places[rank]
-            with open_file(path) as file:
+        numbers, within = split_rows(rows.astype(np.int64), self._per_file)
+        there = has_data(statuses) & (receivers != NO_RECEIVER)
+        for rank, number in sorted(set(zip(receivers[there].tolist(), numbers[there].tolist(), strict=True))):
+            first, dataset = self._places[rank]
+            with open_file(first.with_name(nth_name(first.name, number))) as file:
                 part = open_dataset(file, dataset)
-                mine = np.flatnonzero((receivers == rank) & (rows < len(part)))
-                mine = mine[np.argsort(rows[mine])]  # HDF5 wants rising rows
-                found[mine] = part[rows[mine]]
+                mine = np.flatnonzero(there & (receivers == rank) & (numbers == number) & (within < len(part)))
+                mine = mine[np.argsort(within[mine])]  # HDF5 wants rising rows
+                found[mine] = part[within[mine]]
         return found[(np.s_[:], *rest)]

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import ConfigError
+from .rollover import SavingMode
 from .security.reach import Reach, reach
 from .topology import Dispatch
 
@@ -98,10 +99,14 @@ class SavingConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     :param roots: absolute folders; a plan's ``base_path`` must lie in one of them, symbolic links resolved.
     :param flush_period: seconds after which frames that were written are flushed and counted, at the latest.
+    :param mode: how files become readable; ``swmr`` needs a file system that holds its guarantees.
+    :param swmr_on: types of file systems that ``swmr`` may be used on although it is not known to hold there.
     """
 
     roots: Annotated[tuple[str, ...], Meta(min_length=1)]
     flush_period: Annotated[float, Meta(gt=0, le=10)] = 0.1
+    mode: SavingMode = SavingMode.SWMR
+    swmr_on: tuple[str, ...] = ()
 
 
 class CalibrationConfig(Struct, frozen=True, forbid_unknown_fields=True):

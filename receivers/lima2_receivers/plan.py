@@ -85,12 +85,15 @@ class SavingParams(Struct, frozen=True, forbid_unknown_fields=True):
     :param filename_prefix: first part of every file name; letters, digits, ``_``, ``-`` and ``.``, no path separators.
     :param file_exists_policy: what happens where a file is there already.
     :param streams: saving of streams by name (``raw``, ``dense``, ...); one that is not named has the defaults.
+    :param nb_frames_per_file: frames in a file of a receiver, where the configuration's ``saving.mode`` is
+        ``close_per_file``; 0: 100.
     """
 
     base_path: str
     filename_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*\Z", max_length=100)] = "lima2"
     file_exists_policy: FileExistsPolicy = FileExistsPolicy.ABORT
     streams: dict[str, StreamSaving] = {}
+    nb_frames_per_file: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
     def stream(self, name: str) -> StreamSaving:
         """Return how the stream of that name is saved."""
@@ -132,6 +135,7 @@ class ReceiverPlan(Struct, frozen=True):
     :param series: the number that the detector stamps on this acquisition's frames.
     :param frame_spec: what the frames look like, from the detector's control.
     :param plan: the whole plan.
+    :param rows_per_file: of its files; 0: one file a stream, readable while it is written.
     """
 
     rank: int
@@ -140,6 +144,7 @@ class ReceiverPlan(Struct, frozen=True):
     frame_spec: FrameSpec
     plan: AcquisitionPlan
     dispatch: Dispatch = Dispatch.ROUND_ROBIN
+    rows_per_file: int = 0
 
 
 RAW_STREAM = "raw"

@@ -119,7 +119,7 @@ def test_a_frame_that_came_twice_counts_once(run):
 
 def test_where_the_last_file_can_not_be_written_the_summary_says_so(run, tmp_path, monkeypatch):
     run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
-    info = SimpleNamespace(by_frame=list, files=({}, {}))
+    info = SimpleNamespace(by_frame=list, per_file=0, files=({}, {}))
     run.files.open_frames(tmp_path / "frames.h5", info)
     run.asked(1)
     run.take(0, progress([0]))
@@ -139,7 +139,7 @@ def test_rows_that_may_not_be_in_a_file_are_not_shown_by_the_last_one(run, tmp_p
     shown = []
     monkeypatch.setattr(FramesFile, "write", lambda _, places, rows: shown.append((places, rows)))
     run.open_files(tmp_path / "master.h5", tmp_path / "ledger.h5")
-    run.files.open_frames(tmp_path / "frames.h5", SimpleNamespace(by_frame=list, files=({}, {})))
+    run.files.open_frames(tmp_path / "frames.h5", SimpleNamespace(by_frame=list, per_file=0, files=({}, {})))
     run.asked(3)
     runs = (LedgerRun(FrameStatus.SAVED, 1), LedgerRun(FrameStatus.FAILED, 1, "disk"), LedgerRun(FrameStatus.VETOED, 1))
     run.take(0, msgspec.structs.replace(progress([2, 1, 0]), runs=runs))
@@ -147,3 +147,26 @@ def test_rows_that_may_not_be_in_a_file_are_not_shown_by_the_last_one(run, tmp_p
     places, rows = shown[0]
     assert (places.receivers.tolist(), rows) == ([0, NO_RECEIVER, 0], [3, 0])
     assert places.rows[[0, 2]].tolist() == [2, 0]
+
+
+def test_rows_whose_file_is_open_are_not_work_in_progress(run):
+    run.asked(3)
+    held = progress([0, 1, 2], first=3, received=3)
+    run.take(0, msgspec.structs.replace(held, first=0, counts=Counts(), held=2))
+    assert not run.overdue(-1)  # one of them is still to be written
+    run.take(0, msgspec.structs.replace(held, first=0, counts=Counts(), held=3))
+    assert run.overdue(-1)
+
+
+def test_receivers_are_asked_again_where_more_is_announced_meanwhile(run):
+    """Rows that came meanwhile may keep the file open that the first answer waits for."""
+    run.asked(2)
+    run.settle_below(2, {0: 2, 1: 0})
+    assert not run.overdue(-1)
+    run.asked(2)
+    assert run.overdue(-1)
+    run.settle_below(4, {0: 3, 1: 1})
+    run.take(0, progress([0, 1, 2]))
+    run.take(1, progress([3]))
+    assert run.state().unplaced == Counts()
+    assert run.report().counts.saved == 4

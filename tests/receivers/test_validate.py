@@ -11,6 +11,7 @@ from lima2_receivers.config import ConductorConfig, Config, DetectorConfig, Rece
 from lima2_receivers.control import Capabilities, Range
 from lima2_receivers.errors import ConfigError, PlanError, StateError
 from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, PipelineChoice, SavingParams, TriggerMode
+from lima2_receivers.rollover import SavingMode
 
 CAPABILITIES = Capabilities(
     "Jungfrau 4M",
@@ -133,3 +134,11 @@ def test_a_right_trigger_is_accepted():
     check_trigger(5, 0.01, 0.01, 5, CAPABILITIES)
     check_trigger(5, 0.01, 0.01, -1, CAPABILITIES)
     check_trigger(5, 1e6, 0.01, -1, None)  # the detector is away, and refuses it itself
+
+
+def test_frames_a_file_are_for_files_that_are_closed_one_after_the_other():
+    saving = SavingParams("/data", nb_frames_per_file=10)
+    with pytest.raises(PlanError, match=r"saving.nb_frames_per_file: got 10, expected 0: saving.mode .* is swmr"):
+        check(saving=saving)
+    closed = msgspec.structs.replace(CONFIG, saving=SavingConfig(("/data",), mode=SavingMode.CLOSE_PER_FILE))
+    check(saving=saving, config=closed)

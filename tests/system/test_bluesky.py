@@ -59,11 +59,16 @@ def run_engine(documents):
 
 @pytest.fixture
 def detector(make_site, run_engine, request):
-    dispatch = getattr(request, "param", "round_robin")
+    """The device and its daemons; its parameter is how frames spread, or the saving mode."""
+    param = getattr(request, "param", "round_robin")
+    mode = param if param == "close_per_file" else "swmr"
+    dispatch = param if param in ("dynamic", "partial_frame") else "round_robin"
     site = make_site(extra="[deadlines]\ncommand = 3.0\n", dispatch=dispatch)
+    text = site.config.read_text().replace("[saving]\n", f'[saving]\nmode = "{mode}"\n')
     if dispatch == "partial_frame":
-        text = site.config.read_text().replace('size = "tiny"', 'size = "tiles"')
-        site.config.write_text(text.replace(f"slot_bytes = {64 * 128 * 2}", f"slot_bytes = {2 * 64 * 128 * 2}"))
+        text = text.replace('size = "tiny"', 'size = "tiles"')
+        text = text.replace(f"slot_bytes = {64 * 128 * 2}", f"slot_bytes = {2 * 64 * 128 * 2}")
+    site.config.write_text(text)
     site.start()
     deadline = time.monotonic() + 30
     while not ((site.sockets / "s").exists() and "is ready" in site.log("detector")):
@@ -82,6 +87,8 @@ def detector(make_site, run_engine, request):
         value = f'[{{"path": "{site.detector}/{name}.npy"}}]'
         call_in_bluesky_event_loop(put(getattr(made.pipeline, name), value))
     call_in_bluesky_event_loop(put(made.pipeline.min_nb_peaks, 3))
+    if mode == "close_per_file":
+        call_in_bluesky_event_loop(put(made.saving.nb_frames_per_file, 8))
     yield made
     call_in_bluesky_event_loop(made.disconnect())
 
@@ -107,6 +114,7 @@ def datums(documents, key):
     ]
 
 
+@pytest.mark.parametrize("detector", ["swmr", "close_per_file"], indirect=True)
 def test_step_and_fly_scan_read_back_through_tiled_also_during_the_run(detector, run_engine, documents, tmp_path):
     with tiled(detector, run_engine, tmp_path) as (sender, client, place):
         _step_scan(detector, run_engine, documents, sender, client)

@@ -10,6 +10,7 @@ import typer
 from .bench import bench
 from .calibrate import gains, pedestal
 from .capture import capture
+from .doctor import doctor
 from .exports import cxi, merge_sparse
 from .frame import frame
 from .keys import app as keys
@@ -36,6 +37,7 @@ app.command()(gains)
 app.command()(bench)
 app.command()(capture)
 app.command()(repair)
+app.command()(doctor)
 app.add_typer(simulate, name="simulate")
 app.add_typer(keys, name="keys")
 

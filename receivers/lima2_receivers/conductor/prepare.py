@@ -19,8 +19,10 @@ from ..messages import Dataset, Prepared, PrepareReceiver
 from ..plan import AcquisitionPlan, PipelineChoice, ReceiverPlan
 from ..plugins import decode_pipeline, dispatch_of
 from ..receiver.calibration import with_hashes
+from ..rollover import SavingMode, rows_per_file
 from ..saving.master import MasterInfo, write_master
 from ..saving.names import check_files, confine, frames_name, ledger_name, master_name
+from ..saving.probe import probe
 from ..topology import Dispatch
 from .ingest import IngestLink
 from .links import ReceiverLink, check_all, discard_all, prepare_all
@@ -39,9 +41,10 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     folder = confine(plan.saving.base_path, config.saving.roots)
     prefix = plan.saving.filename_prefix
     names = [master_name(prefix), ledger_name(prefix)]
-    if dispatch_of(config) is Dispatch.DYNAMIC:
+    if _mapped_at_the_end(plan, config):
         names.append(frames_name(prefix))
     check_files(folder, names, plan.saving.file_exists_policy)
+    probe(folder, config.saving.mode, config.saving.swmr_on)
     if plan.pipeline is None:
         return plan
     params = with_hashes(decode_pipeline(plan.pipeline), config.calibration_roots)
@@ -64,10 +67,11 @@ async def prepare(
     seconds = config.deadlines.prepare
     plan = run.plan
     dispatch = dispatch_of(config)
+    per_file = rows_per_file(config.saving.mode, plan.saving.nb_frames_per_file)
     shares = [
         PrepareReceiver(
             run.id,
-            ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan, dispatch),
+            ReceiverPlan(link.rank, len(links), run.series, capabilities.frame_spec, plan, dispatch, per_file),
             check_only=True,
         )
         for link in links
@@ -103,7 +107,8 @@ async def prepare(
             files=tuple(reply.files for reply in replies),
             ledger=ledger.name,
             pipelines=tuple(reply.facts for reply in replies),
-            frames=frames_name(plan.saving.filename_prefix) if dispatch is Dispatch.DYNAMIC else "",
+            frames=frames_name(plan.saving.filename_prefix) if _mapped_at_the_end(plan, config) else "",
+            per_file=per_file,
             parts=parts,
         )
         claimed = await in_thread(lambda: run.open_files(master, ledger))
@@ -114,6 +119,12 @@ async def prepare(
     except BaseException:
         await to_the_end(_undo(run, control, links, seconds))
         raise
+
+
+def _mapped_at_the_end(plan: AcquisitionPlan, config: Config) -> bool:
+    """Tell whether the master can't say where frames are before all of them are settled."""
+    endless = config.saving.mode is SavingMode.CLOSE_PER_FILE and not plan.acquisition.nb_frames
+    return endless or dispatch_of(config) is Dispatch.DYNAMIC
 
 
 def _prepared(run: Run, info: MasterInfo, master: Path, ledger: Path, datasets: tuple[Dataset, ...]) -> Prepared:

@@ -23,6 +23,7 @@ from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
 from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
+from ..rollover import SavingMode
 from ..saving.claim import Claim
 from ..saving.ledger_file import LedgerSummary
 from .lookup import locate
@@ -40,6 +41,7 @@ class _Part:
     closed: bool = False
     dead: bool = False
     highest: int = -1
+    held: int = 0  # rows that were written, and whose file is not closed
 
 
 class Run:
@@ -49,9 +51,17 @@ class Run:
     :param plan: the whole plan.
     :param series: the number on its frames.
     :param ledger: of no frames yet.
+    :param mode: how its files become readable.
     """
 
-    def __init__(self, acquisition: AcquisitionId, plan: AcquisitionPlan, series: int, ledger: FrameLedger) -> None:
+    def __init__(
+        self,
+        acquisition: AcquisitionId,
+        plan: AcquisitionPlan,
+        series: int,
+        ledger: FrameLedger,
+        mode: SavingMode = SavingMode.SWMR,
+    ) -> None:
         self.id = acquisition
         self.plan = plan
         self.series = series
@@ -71,7 +81,7 @@ class Run:
         self._settling = Settling(ledger) if isinstance(ledger, TableLedger) else None
         self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
         self._marks = Marks(ledger.n_receivers)
-        self.files = RunFiles(plan.saving.file_exists_policy)
+        self.files = RunFiles(plan.saving.file_exists_policy, mode)
         self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
     @property
@@ -133,7 +143,7 @@ class Run:
         part.closed = progress.state is State.CLOSED
         if full:
             self.wait()
-        part.highest = progress.highest
+        part.highest, part.held = progress.highest, progress.held
         if before != (part.counters, part.closed, self._ledger.cursor(receiver)):
             self.moved = time.monotonic()
         self._settle_reported()
@@ -226,7 +236,7 @@ class Run:
         if self._ledger.leading(self.announced) >= self.announced:
             return True
         parts = [part for part in self._parts if not part.dead]
-        busy = any(part.counters.received > part.counters.counts.settled for part in parts)
+        busy = any(part.counters.received > part.counters.counts.settled + part.held for part in parts)
         return not busy and time.monotonic() - max(self.moved, self._blocked) > patience
 
     def settle_below(self, n_frames: int, rows: dict[int, int]) -> None:
@@ -243,15 +253,16 @@ class Run:
         if self._settling is not None and self._settling.complete(dead):
             self.moved = time.monotonic()
 
-    def record(self) -> bool:
+    def record(self, now: bool = False) -> bool:
         """Append the frames that settled since the last call to the ledger file and count them. Blocks.
 
+        :param now: True: also where the file was written a moment ago.
         :returns: True where there were any.
         :raises SavingError: the ledger file can't be written.
         """
         with self._writing:
             leading = self._ledger.leading(self.announced)
-            if not self.files.writable or leading <= self.written:
+            if not self.files.writable or leading <= self.written or (self.files.resting and not now):
                 return False
             n_modules = self.prepared.frame_spec.n_modules if self.prepared else 1
             self.files.append(
@@ -280,7 +291,7 @@ class Run:
                 return
             try:
                 self.files.keep()
-                self.record()
+                self.record(now=True)
                 there = has_data(self._ledger.statuses(0, self.written))
                 rows = [self._ledger.cursor(ReceiverIdx(rank)) for rank in range(len(self._parts))]
                 self.files.write_frames(self._ledger.places(0, self.written).only(there), rows)

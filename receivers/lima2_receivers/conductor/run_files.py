@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plan import FileExistsPolicy
+from ..rollover import SavingMode
 from ..saving.claim import Claim
 from ..saving.frames_file import FramesFile
 from ..saving.h5 import claim, saving_errors
+from ..saving.ledger_copies import LedgerCopies
 from ..saving.ledger_file import LedgerFile, LedgerSummary, Table
 from ..saving.master import MasterInfo
 from ..topology import Places
@@ -21,11 +23,13 @@ class RunFiles:
     """Files that are made at prepare, kept at the start, and closed at the end. Its methods block.
 
     :param policy: what happens where a file is there already.
+    :param mode: how files become readable.
     """
 
-    def __init__(self, policy: FileExistsPolicy) -> None:
+    def __init__(self, policy: FileExistsPolicy, mode: SavingMode = SavingMode.SWMR) -> None:
         self._policy = policy
-        self._ledger: LedgerFile | None = None
+        self._mode = mode
+        self._ledger: LedgerFile | LedgerCopies | None = None
         self._master: Claim | None = None
         self._frames: FramesFile | None = None
 
@@ -34,13 +38,19 @@ class RunFiles:
         """Whether the ledger file is there and not closed."""
         return self._ledger is not None
 
+    @property
+    def resting(self) -> bool:
+        """Whether the ledger file is not to be written just now."""
+        return self._ledger is not None and self._ledger.resting
+
     def open(self, master: Path, ledger: Path, table: Table) -> Claim:
         """Make the ledger file, and take the path of the master file.
 
         :param table: says where frames are.
         :raises SavingError: one can't be made.
         """
-        self._ledger = LedgerFile(ledger, table, self._policy)
+        kind = LedgerCopies if self._mode is SavingMode.CLOSE_PER_FILE else LedgerFile
+        self._ledger = kind(ledger, table, self._policy)
         self._master = claim(master, self._policy)
         return self._master
 
@@ -49,7 +59,7 @@ class RunFiles:
 
         :raises SavingError: it can't be made.
         """
-        self._frames = FramesFile(claim(path, self._policy), info.by_frame(), info.files)
+        self._frames = FramesFile(claim(path, self._policy), info.by_frame(), info.files, info.per_file)
 
     def keep(self) -> None:
         """Let files go that these replace.

@@ -22,8 +22,8 @@ class Settling:
         self._rows: dict[int, int] = {}  # that receivers have, by rank
 
     def wanted(self, announced: int) -> bool:
-        """Tell whether receivers still take some of the frames below ``announced``, and none was asked not to."""
-        return self._below < announced and not self._rows
+        """Tell whether receivers still take some of the frames below ``announced``, and were not asked not to."""
+        return max(self._below, self._asked if self._rows else 0) < announced
 
     def begin(self, n_frames: int, rows: dict[int, int]) -> None:
         """Note that receivers take no more frames below a number.

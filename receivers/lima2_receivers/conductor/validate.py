@@ -12,6 +12,7 @@ from ..control import Capabilities, Range
 from ..errors import PlanError, StateError
 from ..plan import AcquisitionPlan, TriggerMode, decode_params
 from ..plugins import DETECTORS, PIPELINES, decode_pipeline, dispatch_of
+from ..rollover import SavingMode
 from ..topology import Dispatch
 
 
@@ -40,18 +41,28 @@ def check_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Config
             raise PlanError("acquisition.nb_frames_per_trigger: internal mode has no triggers, expected 1")
         if acquisition.trigger_mode is TriggerMode.GATE:
             raise PlanError("acquisition.nb_frames_per_trigger: a gate exposes one frame, expected 1")
+    if plan.saving.nb_frames_per_file and config.saving.mode is SavingMode.SWMR:
+        raise PlanError(
+            f"saving.nb_frames_per_file: got {plan.saving.nb_frames_per_file}, expected 0: saving.mode of the "
+            "configuration is swmr, which has one file a stream"
+        )
     decode_params(plan.detector, DETECTORS.get(config.detector.plugin).params, "detector")
     params = decode_pipeline(plan.pipeline) if plan.pipeline is not None else None
     if dispatch_of(config) is Dispatch.PARTIAL_FRAME:
-        _check_parts(plan, params, capabilities, len(config.receivers))
+        _check_parts(plan, params, capabilities, config)
 
 
 def _check_parts(
-    plan: AcquisitionPlan, params: msgspec.Struct | None, capabilities: Capabilities, n_receivers: int
+    plan: AcquisitionPlan, params: msgspec.Struct | None, capabilities: Capabilities, config: Config
 ) -> None:
     """Check that receivers can have some modules each of every frame."""
+    if config.saving.mode is not SavingMode.SWMR:
+        raise PlanError(
+            f"dispatch: got {Dispatch.PARTIAL_FRAME}, which needs saving.mode swmr, got {config.saving.mode}: "
+            "the parts of frames can't be put together over several files yet"
+        )
     try:
-        parts_of(capabilities.frame_spec, n_receivers)
+        parts_of(capabilities.frame_spec, len(config.receivers))
     except ParameterError as error:
         raise PlanError(str(error)) from error
     if plan.pipeline is not None and (why := PIPELINES.get(plan.pipeline.name).whole_frames(params)):

@@ -116,6 +116,7 @@ class Progress(Struct, frozen=True):
     :param frames: little-endian uint64, the frame in each row of ``runs``; empty where the topology says.
     :param modules: little-endian uint64, the bitmap of the modules that came of each row of ``runs``; empty:
         ``ALL_MODULES`` of each.
+    :param held: rows that are written and settle when their file is closed.
     """
 
     acquisition: AcquisitionId
@@ -131,6 +132,7 @@ class Progress(Struct, frozen=True):
     reason: str = ""
     frames: bytes = b""
     modules: bytes = b""
+    held: int = 0
 
 
 class ReceiverProgress(Message, frozen=True):

@@ -47,6 +47,7 @@ class Book:
         self._ledger = Ledger()
         self._claimed: set[int] = set()  # rows on their way to the ledger
         self._next_row = 0  # rows below it came, or were overtaken
+        self._held = 0  # of those on their way, the ones that were written and whose file is not closed
         self._due = 0  # rows that the detector has certainly sent
         self._ended = False
         self._closed = False
@@ -100,9 +101,13 @@ class Book:
             self._processed += 1
             self._hits += hit
 
-    def settle(self, fates: Iterable[Fate]) -> None:
-        """Write down what became of rows, each once: later fates of a row are ignored."""
+    def settle(self, fates: Iterable[Fate], held: int = 0) -> None:
+        """Write down what became of rows, each once: later fates of a row are ignored.
+
+        :param held: rows that were written, and are settled when their file is closed.
+        """
         with self._lock:
+            self._held = held
             for fate in fates:
                 self._claimed.discard(fate.row)
                 if self._ledger.is_settled(fate.row):
@@ -132,9 +137,14 @@ class Book:
             self._closed = True
 
     def complete(self) -> bool:
-        """Tell whether every row that is due is settled, and none is on its way."""
+        """Tell whether every row that is due is settled or waits for its file to be closed, and none is on its way."""
         with self._lock:
-            return self._ledger.settled >= self._due and not self._claimed
+            return self._all_written()
+
+    def holds_all(self) -> bool:
+        """Tell whether rows wait for their file to be closed, and no other is due or on its way."""
+        with self._lock:
+            return self._held > 0 and self._next_row <= self._due and self._all_written()
 
     @property
     def progressed(self) -> float:
@@ -149,7 +159,7 @@ class Book:
         :param patience: seconds without progress after which they are lost.
         """
         with self._lock:
-            if self._ledger.settled >= self._due or self._claimed:
+            if self._ledger.settled >= self._due or len(self._claimed) > self._held or self._all_written():
                 return ""
             if self._ended and draining:
                 why = "never arrived"
@@ -185,6 +195,7 @@ class Book:
                 highest=self._highest,
                 reason=reason,
                 modules=bitmaps.tobytes() if bitmaps is not None else b"",
+                held=self._held,
             )
 
     def scalars(self, row: LocalIdx) -> dict[str, float]:
@@ -201,6 +212,11 @@ class Book:
             if row < oldest and len(self._scalars) == REMEMBERED_ROWS:
                 raise StateError(f"{self._name}: row {row} is no longer in memory, {oldest} is the oldest")
             return {}
+
+    def _all_written(self) -> bool:
+        if len(self._claimed) > self._held:
+            return False
+        return not any(self._is_open(LocalIdx(row)) for row in range(self._ledger.settled, self._due))
 
     def _is_open(self, row: LocalIdx) -> bool:
         """Tell whether nothing is known of a row: it is neither settled nor on its way to be."""

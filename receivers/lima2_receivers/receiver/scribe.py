@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..ledger import FrameStatus
-from ..saving.part import EncodedRow, PartFiles
 from ..saving.remarks import RemarkFile
+from ..saving.row_files import EncodedRow, RowFiles
 from ..source import Remark
 from .book import Book, Fate
 
@@ -48,6 +48,14 @@ class Missing:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Every row that was written is to be readable, also in files that have room for more."""
+
+
+_Item = Saving | SavingWindow | Fate | Missing | Publish | Remark
+
+
 class Scribe:
     """Writes what it is handed, flushes, and only then writes into the book what became of the rows.
 
@@ -64,7 +72,7 @@ class Scribe:
 
     def __init__(
         self,
-        files: PartFiles,
+        files: RowFiles,
         remarks: RemarkFile | None,
         book: Book,
         room: int,
@@ -80,7 +88,8 @@ class Scribe:
         self._written = written
         self._refused = ""  # why nothing is written any more
         self._pending: list[Fate] = []  # rows that are written but not flushed
-        self._items: queue.Queue[Saving | SavingWindow | Fate | Missing | Remark | None] = queue.Queue(maxsize=room)
+        self._held: list[Fate] = []  # rows that are flushed, and whose file is not closed
+        self._items: queue.Queue[_Item | None] = queue.Queue(maxsize=room)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     @property
@@ -92,11 +101,11 @@ class Scribe:
         """Start the thread."""
         self._thread.start()
 
-    def hand(self, item: Saving | SavingWindow | Fate | Missing | Remark) -> None:
+    def hand(self, item: _Item) -> None:
         """Hand over a row, or what became of it. Waits while there is no room."""
         self._items.put(item)
 
-    def hand_if_room(self, item: Missing) -> None:
+    def hand_if_room(self, item: Missing | Publish) -> None:
         """Hand over what can be said again later; where there is no room, do nothing."""
         try:
             self._items.put_nowait(item)
@@ -130,15 +139,21 @@ class Scribe:
                 flushed = now
         self._commit()
         self._attempt(lambda: self._files.close(self._book.rows))
+        self._settle()
         if self._remarks is not None:
             self._attempt(self._remarks.close)
 
-    def _take(self, item: Saving | SavingWindow | Fate | Missing | Remark) -> None:
+    def _take(self, item: _Item) -> None:
         match item:
             case Missing(rows, reason):
                 self._commit()
                 for row in self._book.claim_missing(rows):
                     self._take(Fate(row, FrameStatus.LOST, self._refused or reason))
+            case Publish():
+                self._commit()
+                if not self._refused:
+                    self._attempt(lambda: self._files.flush(partly=True))
+                self._settle()
             case Remark(data):
                 if self._remarks is not None and not self._refused:
                     self._attempt(lambda: self._write_remark(data))
@@ -167,7 +182,14 @@ class Scribe:
             return
         if any(fate.scalars is not None for fate in self._pending):  # written; also before something else failed
             self._attempt(self._files.flush)
-        self._book.settle(self._pending)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Settle the rows that were flushed, but for those whose file is not closed."""
+        written = self._held + self._pending
+        held = [fate.scalars is not None and self._files.holds_back(fate.row) for fate in written]
+        self._held = [fate for fate, waits in zip(written, held, strict=True) if waits]
+        self._book.settle([fate for fate, waits in zip(written, held, strict=True) if not waits], len(self._held))
         self._pending = []
 
     def _attempt(self, work: Callable[[], None]) -> bool:
@@ -178,7 +200,8 @@ class Scribe:
             self.refuse(self._fail(error))
             self._pending = [
                 Fate(fate.row, FrameStatus.FAILED, self._refused) if fate.scalars is not None else fate
-                for fate in self._pending
+                for fate in self._held + self._pending
             ]
+            self._held = []
             return False
         return True

@@ -37,14 +37,14 @@ from ..errors import ProtocolError, ReceiverError
 from ..ledger import FrameStatus
 from ..messages import Progress
 from ..plan import RAW_STREAM, Compression
-from ..saving.part import EncodedRow, PartFiles
 from ..saving.remarks import RemarkFile
+from ..saving.row_files import EncodedRow, RowFiles
 from ..source import Item, PackedFrame, PacketSource, Remark, SeriesEnd, Source, TransferSource
 from .book import Book, Fate
 from .recent import RecentImages
 from .ring import FrameRing, Slot
 from .rows import Rows
-from .scribe import Missing, Saving, SavingWindow, Scribe
+from .scribe import Missing, Publish, Saving, SavingWindow, Scribe
 from .unpacking import Ready, Taken, Unpacker
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Share:
         source: Source[msgspec.Struct] | PacketSource | TransferSource,
         pipeline: Failover | None,
         outputs: Sequence[Output],
-        files: PartFiles,
+        files: RowFiles,
         ring: FrameRing,
         batch: int,
         encoders: int,
@@ -232,7 +232,11 @@ class Share:
             return False
         draining = state is State.DRAINING
         if self._book.complete():
-            return draining and self._rows.ended
+            if draining and self._rows.ended:
+                return True
+            if self._book.holds_all():
+                self._scribe.hand_if_room(Publish())
+            return False
         now = time.monotonic()
         if self.packets is None and not self._ring.free:
             self._blocked = now

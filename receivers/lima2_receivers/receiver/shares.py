@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import assert_never
@@ -22,9 +23,13 @@ from ..errors import PlanError
 from ..messages import ConstantInfo, ReceiverPrepared
 from ..plan import RAW_STREAM, ReceiverPlan, decode_params, raw_output
 from ..plugins import DETECTORS, PIPELINES
-from ..saving.names import check_files, confine, part_names, remark_name
+from ..rollover import rows_per_file
+from ..saving.names import check_files, confine, numbered_files, part_names, remark_name
 from ..saving.part import PartFiles
+from ..saving.probe import probe
 from ..saving.remarks import RemarkFile
+from ..saving.rolling import RollingFiles
+from ..saving.row_files import RowFiles
 from ..source import PacketSource, Source, TransferSource
 from ..topology import Dispatch, RoundRobin
 from .assembly import Assembler
@@ -78,6 +83,12 @@ class ShareMaker:
                 f"this is receiver {self._rank} of {len(self._config.receivers)}"
             )
         saving = plan.plan.saving
+        mode = self._config.saving.mode
+        if plan.rows_per_file != (own := rows_per_file(mode, saving.nb_frames_per_file)):
+            raise PlanError(
+                f"got {plan.rows_per_file} rows a file, expected {own}: saving.mode is {mode} here; "
+                "do conductor and receiver have the same configuration?"
+            )
         confine(saving.base_path, self._config.saving.roots)
         streams = self._streams(plan)
         if plan.plan.pipeline is not None:
@@ -86,6 +97,7 @@ class ShareMaker:
             if name not in streams:
                 raise PlanError(f"saving.streams: got {name!r}, expected one of {', '.join(sorted(streams))}")
         check_files(Path(saving.base_path), self._names(plan), saving.file_exists_policy)
+        probe(Path(saving.base_path), mode, self._config.saving.swmr_on)
 
     def files(self, plan: ReceiverPlan) -> list[Path]:
         """Return the paths of all files that a share writes."""
@@ -98,7 +110,10 @@ class ShareMaker:
     def _names(self, plan: ReceiverPlan) -> list[str]:
         saving = plan.plan.saving
         enabled = [stream for stream in self._streams(plan) if saving.stream(stream).enabled]
-        names = list(part_names(saving.filename_prefix, self._rank, enabled).values())
+        rolling = plan.rows_per_file > 0
+        names = list(part_names(saving.filename_prefix, self._rank, enabled, rolling).values())
+        if rolling:
+            names += [other for name in names for other in numbered_files(Path(saving.base_path), name)]
         source = self._make_source(plan)
         if isinstance(source, PacketSource):
             names += source.file_names(saving.filename_prefix, self._rank)
@@ -118,6 +133,7 @@ class ShareMaker:
                 f"frames of {plan.frame_spec.nbytes} bytes do not fit the ring: "
                 f"receivers[{self._rank}].ring.slot_bytes is {self._ring.slot_bytes}"
             )
+        nb_frames = plan.plan.acquisition.nb_frames
         with ExitStack() as undo:
             pipeline: Failover | None = None
             if plan.plan.pipeline is not None:
@@ -130,16 +146,8 @@ class ShareMaker:
                 constants = pipeline.constants()
             source = self._make_source(plan)
             topology, rank = RoundRobin(plan.n_receivers), ReceiverIdx(self._rank)
-            files = PartFiles(
-                folder=Path(plan.plan.saving.base_path),
-                rank=self._rank,
-                saving=plan.plan.saving,
-                outputs=outputs,
-                constants=constants,
-                metadata=self._metadata(acquisition),
-                ahead=WAITING + self._receiver.encoders + REMEMBERED + 1,  # one is being written
-                pools=self._pools,
-            )
+            rows = _rows(plan)
+            files = self._make_files(acquisition, plan, outputs, constants, planned=rows.due(nb_frames, final=False))
             undo.callback(files.discard)
             remarks = self._make_remarks(plan, source)
             if remarks is not None:
@@ -152,7 +160,7 @@ class ShareMaker:
                 outputs=outputs,
                 files=files,
                 remarks=remarks,
-                nb_frames=plan.plan.acquisition.nb_frames,
+                nb_frames=nb_frames,
                 ring=self._ring,
                 batch=BATCHES * self._receiver.batch,
                 encoders=self._receiver.encoders,
@@ -180,6 +188,23 @@ class ShareMaker:
             ),
             files=files.names,
             facts=pipeline.facts() if pipeline is not None else PipelineFacts(),
+        )
+
+    def _make_files(
+        self,
+        acquisition: AcquisitionId,
+        plan: ReceiverPlan,
+        outputs: Sequence[Output],
+        constants: Sequence[Constant],
+        planned: int,
+    ) -> RowFiles:
+        folder, saving, metadata = Path(plan.plan.saving.base_path), plan.plan.saving, self._metadata(acquisition)
+        ahead = WAITING + self._receiver.encoders + REMEMBERED + 1  # one is being written
+        if not plan.rows_per_file:
+            return PartFiles(folder, self._rank, saving, outputs, constants, metadata, ahead, self._pools)
+        per_file = plan.rows_per_file
+        return RollingFiles(
+            folder, self._rank, saving, outputs, constants, metadata, per_file, planned, ahead, self._pools
         )
 
     def _make_remarks(

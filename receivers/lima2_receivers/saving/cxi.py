@@ -21,8 +21,8 @@ from ..errors import SavingError
 from ..ledger import has_data
 from ..plan import FileExistsPolicy
 from ..topology import EVERY_RECEIVER, Places
-from .frames_file import map_frames
 from .h5 import claim, create, give_up, group, saving_errors
+from .mapping import map_frames
 from .master import DATA, MEASUREMENT
 from .read import find_dataset, find_group, open_file, read_rows
 from .table import find_table
@@ -35,11 +35,13 @@ class _Images:
     """Where the images of the listed frames are.
 
     :param files: part file and dataset of each receiver.
+    :param per_file: rows of each of a receiver's files, ``files`` naming the first; 0: it has one.
     :param shape: of one.
     :param dtype: likewise.
     """
 
     files: tuple[tuple[str, str], ...]
+    per_file: int
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -104,15 +106,15 @@ def _find_images(file: h5py.File) -> _Images:
     table = find_table(file, path, 0, 0)
     if table is not None:
         files = tuple((part.name, table.dataset) for part in table.files)
-        return _Images(files, table.shape, table.fill.dtype)
+        return _Images(files, table.per_file, table.shape, table.fill.dtype)
     image = find_dataset(file, path)
     files = tuple((source.file_name, source.dset_name) for source in image.virtual_sources())
-    return _Images(files, image.shape[1:], image.dtype)
+    return _Images(files, 0, image.shape[1:], image.dtype)
 
 
 def _link_images(data: h5py.Group, images: _Images, places: Places, folder: Path) -> None:
     """Make a virtual dataset on the part files: one on the master's would not see that those have grown."""
     sources = [(str(folder / name), path) for name, path in images.files]
     fill = np.asarray(fill_value(images.dtype.str), images.dtype)
-    map_frames(data, "data", images.shape, fill, places, sources, [0] * len(sources))
+    map_frames(data, "data", images.shape, fill, places, sources, [0] * len(sources), images.per_file)
     data.attrs["signal"] = "data"

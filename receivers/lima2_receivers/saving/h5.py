@@ -102,6 +102,17 @@ def group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
     return made
 
 
+def dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset that a group has.
+
+    :raises KeyError: it has none of that name.
+    """
+    found = parent[name]
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(f"{name} is not a dataset")
+    return found
+
+
 def growing(
     parent: h5py.Group,
     name: str,

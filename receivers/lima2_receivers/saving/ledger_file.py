@@ -51,6 +51,67 @@ class Table(Protocol):
         ...
 
 
+class LedgerColumns:
+    """The datasets of a ledger file, empty.
+
+    :param file: just made.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        file.attrs["default"] = "entry_0000"
+        group(file, "entry_0000", "NXentry")
+        place = group(file, GROUP, "NXcollection")
+        self.by_frame = {
+            name: growing(place, name, (), dtype, fill, CHUNK_ROWS) for name, (dtype, fill) in COLUMNS.items()
+        }
+        self.by_frame["timestamp"].attrs["units"] = "s"
+        # Now already: SWMR can't add a dataset later, and a file that was opened once more without SWMR to add it is
+        # one that nobody can open if that is killed.
+        text = h5py.string_dtype("utf-8", SUMMARY_BYTES)
+        self._summary = place.create_dataset("summary", (0,), text, maxshape=(1,), chunks=(1,), compression="gzip")
+
+    def append(self, first: int, values: dict[str, NDArray[np.generic]]) -> None:
+        """Write frames.
+
+        :param first: number of the first of them.
+        :param values: of each column (n,).
+        """
+        for name, column in self.by_frame.items():
+            column.resize(first + len(values[name]), axis=0)
+            column[first:] = values[name]
+
+    def summarize(self, summary: LedgerSummary) -> None:
+        """Add the summary."""
+        self._summary.resize(1, axis=0)
+        self._summary[0] = summary_json(summary)
+
+
+def values_of(
+    table: Table,
+    first: int,
+    statuses: NDArray[np.uint8],
+    timestamps: NDArray[np.float64],
+    modules: NDArray[np.uint64],
+) -> dict[str, NDArray[np.generic]]:
+    """Return what the columns hold of some frames, by name (n,).
+
+    :param table: says which receivers and rows hold frames.
+    :param first: number of the first frame.
+    :param statuses: what became of them (n,).
+    :param timestamps: seconds since the epoch (n,).
+    :param modules: bitmaps of those that are saved (n,).
+    """
+    places = table.places(first, first + len(statuses))
+    return {
+        "frame_number": np.arange(first, first + len(statuses)),
+        "frame_status": statuses,
+        "receiver": places.receivers,
+        "row": places.rows,
+        "timestamp": timestamps,
+        "modules": modules,
+    }
+
+
 class LedgerFile:
     """One row a frame, in the order of frames; ``COLUMNS`` says which columns.
 
@@ -68,25 +129,16 @@ class LedgerFile:
         self._file = create(self._claim)
         try:
             with saving_errors(path, "making"):
-                self._begin()
+                self._columns = LedgerColumns(self._file)
+                self._file.swmr_mode = True
         except BaseException:
             remove(self._claim, self._file)
             raise
 
-    def _begin(self) -> None:
-        """Make all datasets, then let readers in."""
-        self._file.attrs["default"] = "entry_0000"
-        group(self._file, "entry_0000", "NXentry")
-        place = group(self._file, GROUP, "NXcollection")
-        self._columns = {
-            name: growing(place, name, (), dtype, fill, CHUNK_ROWS) for name, (dtype, fill) in COLUMNS.items()
-        }
-        self._columns["timestamp"].attrs["units"] = "s"
-        # Now already: SWMR can't add a dataset later, and a file that was opened once more without SWMR to add it is
-        # one that nobody can open if that is killed.
-        text = h5py.string_dtype("utf-8", SUMMARY_BYTES)
-        self._summary = place.create_dataset("summary", (0,), text, maxshape=(1,), chunks=(1,), compression="gzip")
-        self._file.swmr_mode = True
+    @property
+    def resting(self) -> bool:
+        """Whether it is not to be flushed just now: never."""
+        return False
 
     def append(self, statuses: NDArray[np.uint8], timestamps: NDArray[np.float64], modules: NDArray[np.uint64]) -> None:
         """Write the next frames.
@@ -96,21 +148,10 @@ class LedgerFile:
         :param modules: bitmaps of those that are saved (n,), bit 0 for the first module; of a detector without modules,
             bit 0 for all.
         """
-        first, last = self._rows, self._rows + len(statuses)
-        places = self._table.places(first, last)
-        values = {
-            "frame_number": np.arange(first, last),
-            "frame_status": statuses,
-            "receiver": places.receivers,
-            "row": places.rows,
-            "timestamp": timestamps,
-            "modules": modules,
-        }
+        values = values_of(self._table, self._rows, statuses, timestamps, modules)
         with saving_errors(self._path, "writing"):
-            for name, column in self._columns.items():
-                column.resize(last, axis=0)
-                column[first:last] = values[name]
-        self._rows = last
+            self._columns.append(self._rows, values)
+        self._rows += len(statuses)
 
     def keep(self) -> None:
         """Let the file go that this one replaces."""
@@ -126,8 +167,7 @@ class LedgerFile:
         """Add the summary and close the file."""
         try:
             with saving_errors(self._path, "closing"):
-                self._summary.resize(1, axis=0)
-                self._summary[0] = summary_json(summary)
+                self._columns.summarize(summary)
                 self._file.flush()
                 self._file.close()
         finally:

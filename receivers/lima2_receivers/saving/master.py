@@ -13,15 +13,18 @@ from lima2_processing.frame import AcquisitionId, FrameSpec, Output, OutputKind,
 from ..errors import SavingError
 from ..messages import ConstantInfo, Dataset
 from ..plan import AcquisitionPlan
+from ..topology import RoundRobin
 from .claim import Claim
 from .h5 import create, give_up, group, saving_errors
 from .ledger_file import COLUMNS, GROUP
+from .mapping import map_frames
 from .mosaic import link_parts, parts_of_constant, whole_output_shape
 from .part import dataset_path, group_name
 
 ENTRY = "/entry_0000"
 MEASUREMENT = f"{ENTRY}/measurement"
 PARTS = "parts"  # the group of the entry that says where part files have an output, where a table says which frame
+PER_FILE = "rows_per_file"  # its attribute: of each file of a receiver, the first being linked; none: it has one
 SPARSE = "sparse"  # the path that sparse frames are announced under; the file has one group a receiver
 DATA = "data"  # the name of the main image in ``measurement``, as LImA2 has it
 _READ_BYTES = 4 * 1024 * 1024  # what a reader best asks for together
@@ -36,11 +39,12 @@ class MasterInfo(msgspec.Struct, frozen=True):
     :param model: of the detector.
     :param outputs: everything that a frame gives.
     :param constants: what part files hold once.
-    :param files: stream to part file name, one mapping a receiver.
+    :param files: stream to part file name, one mapping a receiver; of the first file, where ``per_file`` is not 0.
     :param ledger: name of the ledger file.
     :param pipelines: what is to be known of each receiver's pipeline.
-    :param frames: name of the file that will show all frames, where a table says which receiver has which; empty: the
-        topology says it.
+    :param frames: name of the file that will show all frames, where the files of each are not known now; empty: they
+        are.
+    :param per_file: rows of each of a receiver's files; 0: it has one a stream.
     :param parts: what each receiver gets of a frame, where each has some modules of all; empty: frames are whole.
         ``outputs`` and ``constants`` are the first receiver's then.
     """
@@ -58,6 +62,7 @@ class MasterInfo(msgspec.Struct, frozen=True):
     pipelines: tuple[PipelineFacts, ...]
     frames: str = ""
     parts: tuple[FrameSpec, ...] = ()
+    per_file: int = 0
 
     def saved(self) -> list[Output]:
         """Return the outputs that are saved."""
@@ -104,6 +109,8 @@ def _fill(master: h5py.File, info: MasterInfo) -> tuple[Dataset, ...]:
     entry["title"] = f"{info.detector} {info.acquisition}"
     entry["entry_identifier"] = info.acquisition
     measurement = group(entry, "measurement", "NXdata")
+    if info.per_file:
+        group(entry, PARTS, "NXcollection").attrs[PER_FILE] = info.per_file
     datasets = [_link_output(measurement, info, output, name) for name, output in info.by_frame()]
     datasets += [_sparse(output) for output in saved if output.kind is OutputKind.SPARSE]
     for output in saved:
@@ -134,10 +141,12 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
         _link_table(measurement, info, output, name)
     elif info.parts:
         made = link_parts(measurement, name, output, info.parts, info.files)
-        _finish(measurement, made, output, name)
+        _describe_output(measurement, made, output, name)
         output = msgspec.structs.replace(output, shape=whole_output_shape(output, info.parts))
         if kind is OutputKind.SCALAR:
             kind, hinted = OutputKind.PROFILE, False  # one a receiver
+    elif info.per_file:
+        _map_files(measurement, info, output, name)
     else:
         _interleave(measurement, info, output, name)
     if name == DATA:
@@ -157,9 +166,25 @@ def _link_output(measurement: h5py.Group, info: MasterInfo, output: Output, name
 
 def _link_table(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> None:
     """Link a dataset that will be made when all is settled, and tell where the part files have it meanwhile."""
-    parts = group(measurement.file, f"{ENTRY}/{PARTS}", "NXcollection")
     for alias in dict.fromkeys((name, output.name)):
         measurement[alias] = h5py.ExternalLink(info.frames, f"{MEASUREMENT}/{name}")
+    _tell_parts(measurement, info, output, name)
+
+
+def _map_files(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> None:
+    """Map every file that there will be; one that is not there yet, or never will be, reads as fill."""
+    places = RoundRobin(len(info.files)).places(0, info.plan.acquisition.nb_frames)
+    sources = [(files[output.stream], dataset_path(output)) for files in info.files]
+    fill = np.asarray(output.fill, output.dtype)
+    made = map_frames(measurement, name, output.shape, fill, places, sources, (), info.per_file)
+    _describe_output(measurement, made, output, name)
+    _tell_parts(measurement, info, output, name)
+
+
+def _tell_parts(measurement: h5py.Group, info: MasterInfo, output: Output, name: str) -> None:
+    """Tell where the part files have an output."""
+    parts = group(measurement.file, f"{ENTRY}/{PARTS}", "NXcollection")
+    for alias in dict.fromkeys((name, output.name)):
         place = group(parts, alias, "NXcollection")
         place.attrs["shape"] = np.array(output.shape, np.int64)
         place.attrs["fill"] = np.asarray(output.fill, np.dtype(output.dtype))
@@ -180,10 +205,11 @@ def _interleave(measurement: h5py.Group, info: MasterInfo, output: Output, name:
             maxshape=(None, *output.shape),
         )
         layout[rank : h5py.h5s.UNLIMITED : n] = source[0 : h5py.h5s.UNLIMITED]
-    _finish(measurement, measurement.create_virtual_dataset(name, layout, fillvalue=output.fill), output, name)
+    made = measurement.create_virtual_dataset(name, layout, fillvalue=output.fill)
+    _describe_output(measurement, made, output, name)
 
 
-def _finish(measurement: h5py.Group, made: h5py.Dataset, output: Output, name: str) -> None:
+def _describe_output(measurement: h5py.Group, made: h5py.Dataset, output: Output, name: str) -> None:
     """Say what an output's dataset is, also under the output's own name."""
     made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
     if name == DATA:

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SavingError
+from ..ledger import has_data
 from ..plan import FileExistsPolicy
-from ..topology import EVERY_RECEIVER
+from ..topology import EVERY_RECEIVER, Places
 from .claim import Claim
 from .h5 import claim, create, give_up, group, growing, saving_errors
 from .master import ENTRY, MEASUREMENT
 from .part import SPARSE_GROUP
 from .read import find_dataset, find_group, open_file, read_rows
+from .table import pieces_of, rows_per_file
 
 BLOCK = 1024  # frames that are moved together
 CONSTANTS = ("radius", "mask", "normalization")
@@ -31,16 +33,16 @@ class FrameTable:
     """Where frames are, from a master file.
 
     :param frames: numbers of the frames (n,).
-    :param receiver: rank of the receiver that has each (n,).
-    :param row: its row in that receiver's files (n,).
-    :param parts: path of each receiver's sparse file.
+    :param places: of those that have data (n,).
+    :param parts: path of each receiver's sparse file, or of the first of them.
+    :param per_file: rows of each of a receiver's files; 0: it has one.
     :param processing: JSON text of the pipeline's name and parameters; empty where there is none.
     """
 
     frames: NDArray[np.int64]
-    receiver: NDArray[np.int64]
-    row: NDArray[np.int64]
+    places: Places
     parts: tuple[Path, ...]
+    per_file: int
     processing: str
 
 
@@ -57,9 +59,10 @@ def read_table(master: Path, hits_only: bool = False) -> FrameTable:
         ranks = itertools.takewhile(lambda rank: f"sparse_{rank}" in measurement, itertools.count())
         links = [measurement.get(f"sparse_{rank}", getlink=True) for rank in ranks]
         parts = tuple(master.parent / link.filename for link in links if isinstance(link, h5py.ExternalLink))
-        columns = [find_dataset(measurement, name)[()] for name in ("receiver", "row")]
+        columns = [find_dataset(measurement, name)[()] for name in ("receiver", "row", "frame_status")]
         texts = [find_dataset(place, "processing")[()] for place in _params(file) if "processing" in place]
         processing = texts[0].decode() if texts else ""
+        per_file = rows_per_file(file)
     if (columns[0] == EVERY_RECEIVER).any():
         raise SavingError(
             f"reading {master}: each receiver has sparse frames of its own modules, with their own background, which "
@@ -69,8 +72,8 @@ def read_table(master: Path, hits_only: bool = False) -> FrameTable:
     frames = np.arange(n_frames)
     if hits_only:
         frames = np.flatnonzero(read_rows(master, f"{MEASUREMENT}/is_hit", 0, n_frames) == 1)
-    receiver, row = (column[frames].astype(np.int64) for column in columns)
-    return FrameTable(frames, receiver, row, parts, processing)
+    receivers, rows, statuses = (column[frames] for column in columns)
+    return FrameTable(frames, Places(receivers, rows).only(has_data(statuses)), parts, per_file, processing)
 
 
 def merge_sparse(master: Path, output: Path, *, hits_only: bool = False, overwrite: bool = False) -> int:
@@ -152,14 +155,12 @@ def _move(table: FrameTable, part: slice, data: h5py.Group, path: Path) -> None:
     columns = {name: find_dataset(data, name) for name in ("index", "intensity", "frame_ptr", *PROFILES)}
     found: list[tuple[NDArray[np.generic], NDArray[np.generic]]] = [(np.empty(0, "<u4"), np.empty(0, "<f4"))] * n
     profiles = {name: np.full((n, *columns[name].shape[1:]), np.nan, columns[name].dtype) for name in PROFILES}
-    for rank, file in enumerate(table.parts):
-        mine = np.flatnonzero(table.receiver[part] == rank)
-        mine = mine[np.argsort(table.row[part][mine])]  # in dynamic dispatch, frames may have overtaken each other
-        if len(mine):
-            for at, pixels, levels in _read(file, table.row[part][mine]):
-                found[mine[at]] = pixels
-                for name in PROFILES:
-                    profiles[name][mine[at]] = levels[name]
+    places = Places(table.places.receivers[part], table.places.rows[part])
+    for piece in pieces_of(places, table.parts, table.per_file):
+        for at, pixels, levels in _read(piece.path, piece.rows):
+            found[piece.frames[at]] = pixels
+            for name in PROFILES:
+                profiles[name][piece.frames[at]] = levels[name]
     with saving_errors(path, "writing"):
         ends = np.cumsum([len(index) for index, _ in found])
         before = len(columns["index"])

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import SavingError
 from ..plan import FileExistsPolicy
+from ..rollover import first_name
+
+WRITING = ".writing"  # added to the name of a file that readers are to see only once it is closed
 
 
-def part_names(prefix: str, rank: int, streams: Iterable[str]) -> dict[str, str]:
-    """Return the file name of each stream of a receiver."""
-    return {stream: f"{prefix}_{stream}_{rank}.h5" for stream in streams}
+def part_names(prefix: str, rank: int, streams: Iterable[str], rolling: bool = False) -> dict[str, str]:
+    """Return the file name of each stream of a receiver.
+
+    :param rolling: True: each has many files; the name is that of the first.
+    """
+    names = {stream: f"{prefix}_{stream}_{rank}.h5" for stream in streams}
+    return {stream: first_name(name) for stream, name in names.items()} if rolling else names
+
+
+def numbered_files(folder: Path, first: str) -> list[str]:
+    """Return the names of all files in a folder that are of one kind, also those that were never finished.
+
+    :param first: name of the first of them.
+    """
+    kind = re.compile(re.escape(first.removesuffix(first_name(".h5"))) + rf"_\d{{4,}}\.h5({re.escape(WRITING)})?")
+    try:
+        return sorted(name for name in os.listdir(folder) if kind.fullmatch(name))
+    except FileNotFoundError:
+        return []
 
 
 def remark_name(prefix: str, rank: int) -> str:

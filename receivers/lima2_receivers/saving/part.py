@@ -6,9 +6,9 @@ what is small waits for ``flush`` and goes out in runs. Rows that were skipped h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -16,34 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lima2_processing.frame import Constant, LocalIdx, Output, OutputKind, SparseFrame
-from lima2_processing.result_pool import ResultPool, ResultPools
+from lima2_processing.result_pool import ResultPools
 
 from ..errors import SavingError
-from ..packing import PackedImage
 from ..plan import Compression, SavingParams
 from .claim import Claim
-from .codecs import Chunk, encode, room_bytes
-from .h5 import claim, create, give_up, group, growing, remove, saving_errors
+from .h5 import claim, create, dataset, give_up, group, growing, remove, saving_errors
 from .names import part_names
-from .sparse import SparseColumns, check_sparse
+from .row_files import EncodedRow, RowFiles, Value
+from .sparse import SparseColumns
 
 SPARSE_GROUP = "sparse_frames"  # the name that pyFAI and FabIO look for
 _CHUNK_BYTES = 256 * 1024  # of tables and profiles
 _MAX_CHUNK_ROWS = 1024
-
-Value = Chunk | NDArray[np.generic] | SparseFrame
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRow:
-    """One frame's values as they go to the files.
-
-    :param row: where.
-    :param values: by output name; images are encoded chunks.
-    """
-
-    row: LocalIdx
-    values: Mapping[str, Value]
 
 
 def dataset_path(output: Output) -> str:
@@ -56,15 +41,18 @@ def group_name(stream: str) -> str:
     return SPARSE_GROUP if stream == "sparse" else stream
 
 
-def chunk_rows(output: Output) -> int:
-    """Return how many rows a chunk of an output's dataset holds."""
+def chunk_rows(output: Output, most: int = 0) -> int:
+    """Return how many rows a chunk of an output's dataset holds.
+
+    :param most: rows that there will be; 0: any number.
+    """
     if output.kind is OutputKind.IMAGE:
         return 1
     row_bytes = max(1, int(np.prod(output.shape)) * np.dtype(output.dtype).itemsize)
-    return max(1, min(_MAX_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
+    return max(1, min(most or _MAX_CHUNK_ROWS, _MAX_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
 
 
-class PartFiles:
+class PartFiles(RowFiles):
     """All files of one acquisition on one receiver. Made empty; used by one thread, but for ``encode``.
 
     :param folder: where; made if it is missing.
@@ -91,84 +79,20 @@ class PartFiles:
     ) -> None:
         streams = {output.stream for output in outputs}
         enabled = sorted(stream for stream in streams if saving.stream(stream).enabled)
-        self.names = part_names(saving.filename_prefix, rank, enabled)
-        self._outputs = {output.name: output for output in outputs if output.stream in self.names}
-        self._compression = {stream: saving.stream(stream).compression for stream in enabled}
-        self._rooms = self._make_rooms(ahead, pools or ResultPools())
+        super().__init__(part_names(saving.filename_prefix, rank, enabled), saving, outputs, ahead, pools)
         self._extent = {False: 0, True: 0}  # rows of frames, and of accumulated windows
-        self._streams: dict[str, _StreamFile] = {}
+        self._streams: dict[str, StreamFile] = {}
         self._claims: list[Claim] = []
         try:
             for stream, name in self.names.items():
                 mine = [output for output in self._outputs.values() if output.stream == stream]
                 claimed = claim(folder / name, saving.file_exists_policy)
                 self._claims.append(claimed)
-                self._streams[stream] = _StreamFile(claimed, create(claimed), stream, mine, self._compression[stream])
+                self._streams[stream] = StreamFile(claimed, create(claimed), stream, mine, self._compression[stream])
                 self._streams[stream].begin([c for c in constants if c.stream == stream], metadata)
         except BaseException:
             self.discard()
             raise
-
-    def takes_packed(self, name: str) -> bool:
-        """Tell whether a bitshuffled image can go to the file of an output as it came, or to none at all."""
-        output = self._outputs.get(name)
-        return output is None or self._compression[output.stream] is Compression.BSHUF_LZ4
-
-    def compression(self, name: str) -> Compression:
-        """Return how the images of an output are stored.
-
-        :raises SavingError: it is not saved.
-        """
-        output = self._outputs.get(name)
-        if output is None:
-            raise SavingError(f"output {name} is not saved")
-        return self._compression[output.stream]
-
-    def _make_rooms(self, ahead: int, pools: ResultPools) -> dict[str, ResultPool]:
-        rooms: dict[str, ResultPool] = {}
-        sizes: set[tuple[int, int]] = set()
-        for name, output in self._outputs.items():
-            if output.kind is OutputKind.IMAGE and not output.window:
-                size = room_bytes(self._compression[output.stream], output.shape, output.dtype)
-                if size:
-                    rooms[name] = pools.get(size, ahead)
-                    sizes.add((size, ahead))
-        pools.keep_only(sizes)
-        return rooms
-
-    def encode(
-        self, values: Mapping[str, NDArray[np.generic] | PackedImage | SparseFrame], accumulated: bool = False
-    ) -> dict[str, Value]:
-        """Return the values of those outputs that are saved, images compressed. Any thread may call it.
-
-        :param accumulated: these are values of a window, not of a frame.
-        :raises SavingError: an output is missing, or a value has another shape or type than was declared.
-        """
-        encoded: dict[str, Value] = {}
-        for name, output in self._outputs.items():
-            if bool(output.window) is not accumulated:
-                continue
-            value = values.get(name)
-            if value is None and output.optional:
-                continue
-            if value is None:
-                raise SavingError(f"output {name}: got nothing, expected {output.dtype} {output.shape}")
-            if isinstance(value, PackedImage):
-                encoded[name] = value.data  # whoever has it asked ``takes_packed``
-                continue
-            if isinstance(value, SparseFrame) or output.kind is OutputKind.SPARSE:
-                check_sparse(output, value)
-            else:
-                value = np.asarray(value)
-                if value.shape != output.shape or value.dtype != np.dtype(output.dtype):
-                    got = f"{value.dtype.str} {value.shape}"
-                    raise SavingError(f"output {name}: got {got}, expected {output.dtype} {output.shape}")
-                if output.kind is OutputKind.IMAGE:
-                    rooms = self._rooms.get(name)
-                    encoded[name] = encode(self._compression[output.stream], value, rooms and rooms.take())
-                    continue
-            encoded[name] = value
-        return encoded
 
     def write(self, rows: Sequence[EncodedRow]) -> None:
         """Write rows, in any order, each once. With the first, files that these replace are gone for good.
@@ -199,13 +123,19 @@ class PartFiles:
         for stream in self._streams.values():
             stream.skip(row)
 
-    def flush(self) -> None:
+    def flush(self, partly: bool = False) -> None:
         """Make all leading rows that were written or skipped readable by other processes, also after a kill.
 
         :raises SavingError: a file can't be written.
         """
+        del partly
         for stream in self._streams.values():
             stream.flush(self._extent[stream.accumulated])
+
+    def holds_back(self, row: LocalIdx) -> bool:
+        """Tell no: what was flushed is readable."""
+        del row
+        return False
 
     def close(self, rows: int) -> None:
         """Extend every dataset and close the files. Closed already, it does nothing.
@@ -241,11 +171,25 @@ class PartFiles:
                 claimed.keep()
 
 
-class _StreamFile:
-    """One stream's file."""
+class StreamFile:
+    """One stream's file.
+
+    :param claimed: its path.
+    :param opened: it, just made.
+    :param outputs: of the stream.
+    :param compression: of its images.
+    :param per_file: rows that it gets at most, and then it is synced to disk and read only once it is closed; 0: any
+        number, and readers are let in from ``begin`` on.
+    """
 
     def __init__(
-        self, claimed: Claim, opened: h5py.File, stream: str, outputs: Sequence[Output], compression: Compression
+        self,
+        claimed: Claim,
+        opened: h5py.File,
+        stream: str,
+        outputs: Sequence[Output],
+        compression: Compression,
+        per_file: int = 0,
     ) -> None:
         self.path = claimed.path
         self.accumulated = any(output.window for output in outputs)
@@ -257,10 +201,11 @@ class _StreamFile:
         self._datasets: dict[str, h5py.Dataset] = {}
         self._small: dict[int, Mapping[str, Value]] = {}  # rows that wait for the next flush
         self._sparse: SparseColumns | None = None
-        self._broken = False
+        self._per_file = per_file
+        self.broken = False  # it can't be trusted any more
 
     def begin(self, constants: Sequence[Constant], metadata: Mapping[str, str]) -> None:
-        """Make all datasets, then let readers in."""
+        """Make all datasets, then let readers in if that is wanted."""
         if len({output.window for output in self._outputs}) > 1:
             raise SavingError(f"stream {self._name}: its outputs have rows of different numbers of frames")
         with saving_errors(self.path, "making"):
@@ -276,14 +221,29 @@ class _StreamFile:
                 made.attrs["units"], made.attrs["long_name"] = constant.unit, constant.label
             for output in self._outputs:
                 self._declare(data, output)
-            self._file.swmr_mode = True
+            if not self._per_file:
+                self._file.swmr_mode = True
+
+    def resume(self, rows: int) -> None:
+        """Go on with a file that was closed.
+
+        :param rows: that it has.
+        """
+        with saving_errors(self.path, "opening"):
+            data = group(self._file, f"entry_0000/{group_name(self._name)}", "NXdata")
+            for output in self._outputs:
+                if output.kind is OutputKind.SPARSE:
+                    self._sparse = SparseColumns(self.path, data, output, rows)
+                else:
+                    self._datasets[output.name] = dataset(data, output.name)
 
     def _declare(self, data: h5py.Group, output: Output) -> None:
         if output.kind is OutputKind.SPARSE:
             self._sparse = SparseColumns(self.path, data, output)
             return
         compression = self._compression if output.kind is OutputKind.IMAGE else Compression.NONE
-        made = growing(data, output.name, output.shape, output.dtype, output.fill, chunk_rows(output), compression)
+        rows = chunk_rows(output, self._per_file)
+        made = growing(data, output.name, output.shape, output.dtype, output.fill, rows, compression)
         made.attrs["units"], made.attrs["long_name"] = output.unit, output.label
         if "signal" not in data.attrs and self._sparse is None:
             data.attrs["signal"] = output.name
@@ -303,44 +263,58 @@ class _StreamFile:
                 elif isinstance(value, np.ndarray):
                     small[output.name] = value
                 else:
-                    dataset = self._datasets[output.name]
-                    if dataset.shape[0] <= row.row:
-                        dataset.resize(row.row + 1, axis=0)
-                    dataset.id.write_direct_chunk((row.row, *(0 for _ in output.shape)), value)
+                    column = self._datasets[output.name]
+                    if column.shape[0] <= row.row:
+                        column.resize(row.row + 1, axis=0)
+                    column.id.write_direct_chunk((row.row, *(0 for _ in output.shape)), value)
         self._small[row.row] = small
 
     def skip(self, row: LocalIdx) -> None:
+        """Note that a row will have no data."""
         if self._sparse is not None:
             self._sparse.put(row, None)
 
     def flush(self, rows: int) -> None:
+        """Write what waits, and give every dataset so many rows at least."""
         with self._writing("flushing"):
             for first, values in _runs(self._small):
                 for name in values[0]:
-                    dataset = self._datasets[name]
-                    if dataset.shape[0] < first + len(values):
-                        dataset.resize(first + len(values), axis=0)
-                    dataset[first : first + len(values)] = np.stack([value[name] for value in values])
+                    column = self._datasets[name]
+                    if column.shape[0] < first + len(values):
+                        column.resize(first + len(values), axis=0)
+                    column[first : first + len(values)] = np.stack([value[name] for value in values])
             self._small.clear()
-            for dataset in self._datasets.values():
-                if dataset.shape[0] < rows:
-                    dataset.resize(rows, axis=0)
+            for column in self._datasets.values():
+                if column.shape[0] < rows:
+                    column.resize(rows, axis=0)
             if self._sparse is not None:
                 self._sparse.flush()
             self._file.flush()
 
     def close(self, rows: int) -> None:
+        """Give every dataset so many rows at least, and close the file; one that is broken is left as it is."""
         try:
-            if self._sparse is not None and not self._broken:
+            if self._sparse is not None and not self.broken:
                 with self._writing("closing"):
                     self._sparse.finish(rows)
-            if not self._broken:
+            if not self.broken:
                 self.flush(rows)
                 with self._writing("closing"):
-                    self._file.close()
+                    self._close()
         finally:
             give_up(self._file)
             self._claim.written()
+
+    def _close(self) -> None:
+        if not self._per_file:
+            self._file.close()
+            return
+        handle = os.dup(self._file.id.get_vfd_handle())  # of the same opening: it hears of every failed write
+        try:
+            self._file.close()
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
@@ -349,7 +323,7 @@ class _StreamFile:
             with saving_errors(self.path, doing):
                 yield
         except SavingError as error:
-            self._broken = self._broken or isinstance(error.__cause__, OSError | RuntimeError)
+            self.broken = self.broken or isinstance(error.__cause__, OSError | RuntimeError)
             raise
 
     def discard(self) -> None:

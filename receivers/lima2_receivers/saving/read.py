@@ -29,12 +29,14 @@ from numpy.typing import NDArray
 from lima2_processing.frame import LocalIdx, SparseFrame, fill_value
 
 from ..errors import SavingError
+from ..ledger import has_data
+from ..rollover import nth_name, split_rows
 from ..topology import EVERY_RECEIVER, NO_RECEIVER
 from .h5 import saving_errors
 from .ledger_file import GROUP, LedgerSummary
 from .master import MEASUREMENT
 from .part import SPARSE_GROUP
-from .table import find_table, ranks_in, room_of, take_rows
+from .table import find_table, pieces_of, room_of, rows_per_file, take_rows
 
 _lock = threading.Lock()
 
@@ -62,9 +64,9 @@ def read_rows(master: Path, dataset: str, first: int = 0, last: int | None = Non
         if table is None:
             return np.asarray(find_dataset(file, dataset)[first:last])
     found = room_of(table)
-    for rank in ranks_in(table):
-        with open_file(table.files[rank]) as part:
-            take_rows(found, table, rank, find_dataset(part, table.dataset))
+    for piece in pieces_of(table.places, table.files, table.per_file):
+        with open_file(piece.path) as part:
+            take_rows(found, piece, find_dataset(part, table.dataset))
     return found
 
 
@@ -117,18 +119,23 @@ def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
     :raises SavingError: the files can't be read, or the frame is not there yet.
     """
     with open_file(master) as file:
-        columns = [find_dataset(file, f"{MEASUREMENT}/{name}") for name in ("receiver", "row")]
+        columns = [find_dataset(file, f"{MEASUREMENT}/{name}") for name in ("receiver", "row", "frame_status")]
         if not 0 <= frame < len(columns[0]):
             raise SavingError(f"reading {master}: frame {frame} is not there, {len(columns[0])} are")
-        receiver, row = (int(column[frame]) for column in columns)
-        files = _sparse_files(find_group(file, MEASUREMENT), receiver)
+        receiver, row, status = (column[frame] for column in columns)
+        everywhere = receiver == EVERY_RECEIVER  # the status is that of the worst part: others may be there
+        there = everywhere or (receiver != NO_RECEIVER and has_data(status))
+        per_file = rows_per_file(file)
+        files = _sparse_files(find_group(file, MEASUREMENT), int(receiver) if there else 0)
         if not files:
             raise SavingError(f"reading {master}: there are no sparse frames")
-    if receiver == NO_RECEIVER:
+    if not there:
         return SparseFrame(np.empty(0, np.uint32), np.empty(0, np.float32))
-    if receiver != EVERY_RECEIVER:
-        return read_sparse(master.parent / files[0], LocalIdx(row))
-    parts = [_read_part(master.parent / name, row) for name in files]
+    number, at = split_rows(np.array([row], np.int64), per_file)
+    names = [nth_name(name, int(number[0])) for name in files]
+    if not everywhere:
+        return read_sparse(master.parent / names[0], LocalIdx(int(at[0])))
+    parts = [_read_part(master.parent / name, int(at[0])) for name in names]
     index, intensity = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(index, kind="stable")
     return SparseFrame(index[order], intensity[order])
@@ -136,7 +143,7 @@ def read_sparse_frame(master: Path, frame: int) -> SparseFrame:
 
 def _sparse_files(measurement: h5py.Group, receiver: int) -> list[str]:
     """Return the names of the part files that have a receiver's sparse frames, or every receiver's."""
-    ranks = [0 if receiver == NO_RECEIVER else receiver]
+    ranks = [receiver]
     if receiver == EVERY_RECEIVER:
         ranks = list(itertools.takewhile(lambda rank: f"sparse_{rank}" in measurement, itertools.count()))
     links = [measurement.get(f"sparse_{rank}", getlink=True) for rank in ranks]

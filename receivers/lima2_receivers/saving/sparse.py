@@ -10,7 +10,7 @@ import numpy as np
 from lima2_processing.frame import LocalIdx, Output, OutputKind, SparseFrame
 
 from ..errors import SavingError
-from .h5 import growing
+from .h5 import dataset, growing
 
 _CHUNK_PIXELS = 65536
 _CHUNK_FRAMES = 1024
@@ -22,14 +22,21 @@ class SparseColumns:
     :param path: of the file, for errors.
     :param data: the group that holds the columns.
     :param output: the sparse output.
+    :param rows: that are there already, in a group that had columns before; None: they are made.
     """
 
-    def __init__(self, path: Path, data: h5py.Group, output: Output) -> None:
+    def __init__(self, path: Path, data: h5py.Group, output: Output, rows: int | None = None) -> None:
         self._path = path
         self._dtype = np.dtype(output.dtype)
         self._waiting: dict[int, SparseFrame | None] = {}
         self._rows = 0
         self._pixels = 0
+        if rows is None:
+            self._make(data, output)
+        else:
+            self._resume(data, rows)
+
+    def _make(self, data: h5py.Group, output: Output) -> None:
         data.attrs["dataformat"] = "sparsify-Bragg"
         data.attrs["signal"] = "background_avg"
         data.attrs["axes"] = [".", "radius"]
@@ -39,6 +46,13 @@ class SparseColumns:
         self._frame_ptr = growing(data, "frame_ptr", (), "<u8", 0, _CHUNK_FRAMES)
         self._frame_ptr.resize(1, axis=0)
         self._frame_ptr[0] = 0
+
+    def _resume(self, data: h5py.Group, rows: int) -> None:
+        self._index, self._intensity, self._frame_ptr = (
+            dataset(data, name) for name in ("index", "intensity", "frame_ptr")
+        )
+        self._frame_ptr.resize(rows + 1, axis=0)
+        self._rows, self._pixels = rows, len(self._index)
 
     def put(self, row: LocalIdx, frame: SparseFrame | None) -> None:
         """Take a row's pixels; None: it has none, since it was lost or vetoed.

@@ -93,7 +93,7 @@ def bind_datagrams(endpoint: str, offset: int, receive_buffer: int, place: str) 
     name = f"{host}:{port + offset}"
     found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        granted = _enlarge(found, receive_buffer)
+        granted = enlarge(found, receive_buffer)
         found.bind((host, port + offset))
         found.setblocking(False)
     except OSError as error:
@@ -142,7 +142,7 @@ def dropped(source: socket.socket) -> int:
     return int.from_bytes(said[4 * _DROPS : 4 * (_DROPS + 1)], sys.byteorder)
 
 
-def _enlarge(target: socket.socket, size: int) -> int:
+def enlarge(target: socket.socket, size: int) -> int:
     """Ask for a buffer, and return how many bytes were granted."""
     try:
         target.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)

@@ -12,9 +12,10 @@ from lima2_receivers.errors import SavingError
 from lima2_receivers.ledger import Counts, FrameStatus, has_data
 from lima2_receivers.plan import FileExistsPolicy
 from lima2_receivers.saving.cxi import write_cxi
-from lima2_receivers.saving.frames_file import BLOCK, FramesFile
+from lima2_receivers.saving.frames_file import FramesFile
 from lima2_receivers.saving.h5 import claim
 from lima2_receivers.saving.ledger_file import LedgerFile, LedgerSummary
+from lima2_receivers.saving.mapping import BLOCK
 from lima2_receivers.saving.merge import merge_sparse
 from lima2_receivers.saving.read import open_file, read_frame, read_rows, read_sparse_frame
 from lima2_receivers.topology import NO_RECEIVER, NO_ROW, Places
@@ -162,7 +163,7 @@ def write_dealt(model, make_master, folder, n_receivers, n_frames):
 @pytest.mark.parametrize("hits_only", [False, True])
 @pytest.mark.parametrize("block", [7, 1024])
 def test_exports_find_frames_by_the_table(model, make_master, tmp_path, monkeypatch, hits_only, block):
-    monkeypatch.setattr("lima2_receivers.saving.frames_file.BLOCK", block)
+    monkeypatch.setattr("lima2_receivers.saving.mapping.BLOCK", block)
     monkeypatch.setattr("lima2_receivers.saving.merge.BLOCK", block)
     n_frames = 50
     master, dealt = write_dealt(model, make_master, tmp_path, 3, n_frames)
