@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..receiver.calibration import with_hashes
 from ..saving.master import MasterInfo, write_master
 from ..saving.names import check_files, confine, frames_name, ledger_name, master_name
 from ..topology import Dispatch
+from .journal import Made, Opening
 from .links import ReceiverLink, check_all, discard_all, prepare_all
 from .run import Run
 from .validate import check_plan
@@ -34,16 +36,36 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     """
     check_plan(plan, capabilities, config)
     folder = confine(plan.saving.base_path, config.saving.roots)
-    prefix = plan.saving.filename_prefix
-    names = [master_name(prefix), ledger_name(prefix)]
-    if dispatch_of(config) is Dispatch.DYNAMIC:
-        names.append(frames_name(prefix))
+    names = [path.name for path in made_files(plan, config)]
     check_files(folder, names, plan.saving.file_exists_policy)
     if plan.pipeline is None:
         return plan
     params = with_hashes(decode_pipeline(plan.pipeline), config.calibration_roots)
     choice = PipelineChoice(plan.pipeline.name, msgspec.Raw(msgspec.msgpack.encode(params)))
     return msgspec.structs.replace(plan, pipeline=choice)
+
+
+def made_files(plan: AcquisitionPlan, config: Config) -> tuple[Path, ...]:
+    """Return what the conductor makes: master, ledger and, in dynamic dispatch, the file that shows all frames."""
+    folder, prefix = Path(plan.saving.base_path), plan.saving.filename_prefix
+    names = [master_name(prefix), ledger_name(prefix)]
+    if dispatch_of(config) is Dispatch.DYNAMIC:
+        names.append(frames_name(prefix))
+    return tuple(folder / name for name in names)
+
+
+def opening_of(run: Run, config: Config) -> Opening:
+    """Return what another conductor has to know to undo a prepare."""
+    files = [str(path) for path in made_files(run.plan, config)]
+    return Opening(
+        acquisition=run.id,
+        plan=run.plan,
+        series=run.series,
+        endpoints=tuple(receiver.commands for receiver in config.receivers),
+        dispatch=dispatch_of(config),
+        files=tuple(files),
+        replaces=tuple(path for path in files if os.path.lexists(path)),
+    )
 
 
 async def prepare(
@@ -74,9 +96,7 @@ async def prepare(
             for message in shares
         ]
         replies = await prepare_all(links, shares, seconds)
-        folder = Path(plan.saving.base_path)
-        master = folder / master_name(plan.saving.filename_prefix)
-        ledger = folder / ledger_name(plan.saving.filename_prefix)
+        master, ledger, *frames = made_files(plan, config)
         info = MasterInfo(
             acquisition=run.id,
             detector=config.detector.name,
@@ -89,16 +109,20 @@ async def prepare(
             files=tuple(reply.files for reply in replies),
             ledger=ledger.name,
             pipelines=tuple(reply.facts for reply in replies),
-            frames=frames_name(plan.saving.filename_prefix) if dispatch_of(config) is Dispatch.DYNAMIC else "",
+            frames=frames[0].name if frames else "",
         )
         claimed = await in_thread(lambda: run.open_files(master, ledger))
         datasets = await in_thread(lambda: write_master(claimed, info))
-        if info.frames:
-            await in_thread(lambda: run.files.open_frames(folder / info.frames, info))
-        return _prepared(run, info, master, ledger, datasets)
+        for path in frames:
+            await in_thread(lambda path=path: run.files.open_frames(path, info))
+        prepared = _prepared(run, info, master, ledger, datasets)
+        made = Made(prepared, run.series, info.outputs, info.files)
+        if (journal := run.journal) is not None:
+            await in_thread(lambda: journal.add(made))
     except BaseException:
         await to_the_end(_undo(run, control, links, seconds))
         raise
+    return prepared
 
 
 def _prepared(run: Run, info: MasterInfo, master: Path, ledger: Path, datasets: tuple[Dataset, ...]) -> Prepared:

@@ -111,6 +111,7 @@ class Progress(Struct, frozen=True):
     :param highest: highest frame index seen; -1: none.
     :param reason: what went wrong; empty where nothing did.
     :param frames: little-endian uint64, the frame in each row of ``runs``; empty where the topology says.
+    :param more: rows beyond those of ``runs`` are settled: ask again.
     """
 
     acquisition: AcquisitionId
@@ -125,6 +126,7 @@ class Progress(Struct, frozen=True):
     highest: int
     reason: str = ""
     frames: bytes = b""
+    more: bool = False
 
 
 class ReceiverProgress(Message, frozen=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from ..ledger import FrameStatus, Ledger
 from ..messages import Progress
 
 REMEMBERED_ROWS = 1024  # rows whose scalars can be asked for
+REPORTED_ROWS = 50_000  # at once: a report must fit a message, also where a conductor begins again at row 0
 MAX_LEAP = 1_000_000  # rows that a frame may be ahead of the one before: more is a broken frame number
 
 
@@ -51,7 +54,7 @@ class Book:
         self._ended = False
         self._closed = False
         self._progressed = time.monotonic()
-        self._timestamps: dict[int, float] = {}
+        self._timestamps = array("d")  # by row, NaN where none came; kept, since another conductor may ask again
         self._scalars: OrderedDict[int, dict[str, float]] = OrderedDict()
         self._received = self._processed = self._hits = 0
         self._highest = -1
@@ -77,6 +80,7 @@ class Book:
             self._next_row = max(self._next_row, row + 1)
             self._received += 1
             self._highest = max(self._highest, frame)
+            self._timestamps.extend([math.nan] * (row + 1 - len(self._timestamps)))
             self._timestamps[row] = timestamp
             self._progressed = time.monotonic()
             return overtaken
@@ -160,15 +164,15 @@ class Book:
         :param first: the first row that the asker does not know.
         """
         with self._lock:
-            rows = range(first, max(first, self._ledger.settled))
-            stamps = np.array([self._timestamps.get(row, np.nan) for row in rows], "<f8")
-            for row in [row for row in self._timestamps if row < first]:
-                del self._timestamps[row]  # the conductor has it in its file
+            last = max(first, min(self._ledger.settled, first + REPORTED_ROWS))
+            stamps = np.full(last - first, np.nan, "<f8")
+            known = self._timestamps[first:last]
+            stamps[: len(known)] = known
             return Progress(
                 acquisition=acquisition,
                 state=state,
                 first=first,
-                runs=self._ledger.runs(first),
+                runs=self._ledger.runs(first, last),
                 timestamps=stamps.tobytes(),
                 received=self._received,
                 processed=self._processed,
@@ -176,6 +180,7 @@ class Book:
                 counts=self._ledger.counts,
                 highest=self._highest,
                 reason=reason,
+                more=last < self._ledger.settled,
             )
 
     def scalars(self, row: LocalIdx) -> dict[str, float]:
