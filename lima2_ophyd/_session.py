@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from ophyd_async.core import WatchableAsyncStatus, Watcher, WatcherUpdate
@@ -108,17 +109,39 @@ class Session:
         self.raise_failure()
         try:
             if not self.started:
-                await self.commands.start_acquisition.execute(self.acquisition)
+                await self._start(self.acquisition)
                 self.started = True
             self.requested += n_frames
             if self.mode is TriggerMode.SOFTWARE:
-                timing = self.plan.acquisition
-                await self.commands.trigger_frames.execute(
-                    self.acquisition, n_frames, timing.expo_time, timing.latency_time
-                )
+                await self._trigger(self.acquisition, self.plan, n_frames)
         except ReceiverError:
             self.failed = True
             raise
+
+    async def _start(self, acquisition: AcquisitionId) -> None:
+        instance = self.connection.instance
+        try:
+            await self.commands.start_acquisition.execute(acquisition)
+        except UnreachableError:
+            if not await self.connection.taken_over(instance):
+                raise
+            with suppress(StateError):  # it had been started
+                await self.commands.start_acquisition.execute(acquisition)
+
+    async def _trigger(self, acquisition: AcquisitionId, plan: AcquisitionPlan, n_frames: int) -> None:
+        """Give a trigger; where the conductor was killed, and another took over, once more if the detector got none."""
+        timing, instance = plan.acquisition, self.connection.instance
+
+        async def give() -> None:
+            await self.commands.trigger_frames.execute(acquisition, n_frames, timing.expo_time, timing.latency_time)
+
+        try:
+            await give()
+        except UnreachableError:
+            if not await self.connection.taken_over(instance):
+                raise
+            if (await self.ledger()).announced < self.requested:
+                await give()
 
     async def values(self, frame: int) -> Values:
         """Return the scalars of a settled frame.
@@ -127,7 +150,9 @@ class Session:
         """
         if self.acquisition is None:
             raise StateError("the detector was not prepared since it was staged")
-        return unpack(await self.commands.read_values.execute(self.acquisition, frame), Values)
+        acquisition = self.acquisition
+        found = await self.connection.ask(lambda: self.commands.read_values.execute(acquisition, frame))
+        return unpack(found, Values)
 
     async def ledger(self) -> LedgerReport:
         """Return what became of all frames of this stage's acquisition so far, or of the last one."""
@@ -135,7 +160,8 @@ class Session:
         acquisition = self.acquisition or (last.acquisition if last else None)
         if acquisition is None:
             raise StateError("there was no acquisition yet")
-        return unpack(await self.commands.read_ledger.execute(acquisition), LedgerReport)
+        found = await self.connection.ask(lambda: self.commands.read_ledger.execute(acquisition))
+        return unpack(found, LedgerReport)
 
     async def finish(self) -> None:
         """Give no more triggers in this stage, and return when the detector has sent all that was asked for.
@@ -154,7 +180,8 @@ class Session:
             async with asyncio.timeout(seconds):
                 if self.mode is not TriggerMode.SOFTWARE:  # a signal goes on: it ends when all is there
                     await self._until(lambda found: found.announced >= self.requested)
-                await self.commands.finish_acquisition.execute(self.acquisition)
+                acquisition = self.acquisition
+                await self.connection.ask(lambda: self.commands.finish_acquisition.execute(acquisition))
                 await self._until(lambda found: found.state in (State.DRAINING, State.CLOSED))
         except TimeoutError as error:
             self.failed = True
@@ -189,7 +216,8 @@ class Session:
             self.connection.notify()
             try:
                 timeout = LAST_WORD if self.connection.silent else 0.0  # 0: the conductor's own
-                answer = await self.commands.stop_acquisition.execute(self.acquisition, timeout)
+                acquisition = self.acquisition
+                answer = await self.connection.ask(lambda: self.commands.stop_acquisition.execute(acquisition, timeout))
                 final = unpack(answer, AcquisitionState)
                 self.connection.note(final)
                 if final.outcome is Outcome.FAILED:

@@ -182,6 +182,11 @@ class FakeConductor:
         """A new instance that knows the same acquisitions."""
         self._call(lambda: setattr(self, "_instance", uuid.uuid4().hex))
 
+    def restart_empty(self):
+        """A new instance that knows nothing."""
+        self.restart()
+        self.forget()
+
     def forget(self):
         """The acquisitions vanish."""
         self._call(self.runs.clear)

@@ -90,7 +90,8 @@ def test_a_silent_conductor_fails_the_plan(run_engine, detector, conductor):
 
 
 @pytest.mark.parametrize(
-    ("accident", "words"), [("restart", "restarted"), ("forget", "does not know"), ("stop_latest", "was stopped after")]
+    ("accident", "words"),
+    [("restart_empty", "does not know"), ("forget", "does not know"), ("stop_latest", "was stopped after")],
 )
 def test_a_conductor_that_lost_the_acquisition_fails_the_plan(run_engine, detector, conductor, accident, words):
     conductor.period = 0.02
@@ -101,6 +102,13 @@ def test_a_conductor_that_lost_the_acquisition_fails_the_plan(run_engine, detect
     error = cause_of(failure)
     assert isinstance(error, StateError)
     assert words in str(error)
+
+
+def test_a_conductor_that_was_restarted_and_knows_the_acquisition_disturbs_nothing(run_engine, detector, conductor):
+    thread = when_taken(conductor, 3, conductor.restart)
+    run_engine(lima2_fly([detector], 100, exposure=0.001))
+    thread.join(5)
+    assert conductor.latest().written == 100
 
 
 def test_an_exposure_that_never_ends_says_what_is_known(run_engine, detector, conductor):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -21,8 +20,7 @@ from lima2_receivers.errors import ReceiverError, UnreachableError
 from lima2_receivers.plan import PipelineChoice
 from lima2_receivers.saving.read import read_rows, read_statuses, read_summary
 
-sys.path.insert(0, str(Path(__file__).parent))
-from supervisor import Supervisor
+from .supervisor import Supervisor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

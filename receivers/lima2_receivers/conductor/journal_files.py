@@ -47,6 +47,7 @@ class JournalFile:
         self.path = path
         self._lock = threading.Lock()
         self._latest: Entry | None = None
+        self._over = False
         fresh = path.with_name(path.name + ".new")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,7 +59,6 @@ class JournalFile:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(path)
-            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise SavingError(f"journal {path}: {error.strerror}") from error
 
@@ -68,20 +68,20 @@ class JournalFile:
         :raises SavingError: it can't be written.
         """
         with self._lock:
-            if entry == self._latest or self._file.closed:
+            if entry == self._latest or self._over:
                 return
             try:
-                self._file.write(encode_entry(entry))
+                with self.path.open("ab") as file:
+                    file.write(encode_entry(entry))
             except OSError as error:
                 raise SavingError(f"journal {self.path}: {error.strerror}") from error
             self._latest = entry
-            if isinstance(entry, Closed):
-                self._file.close()
+            self._over = isinstance(entry, Closed)
 
     def remove(self) -> None:
-        """Close and remove the file. Idempotent."""
+        """Remove the file. Idempotent."""
         with self._lock:
-            self._file.close()
+            self._over = True
             with contextlib.suppress(OSError):  # it is read, and moved away, at the next start
                 self.path.unlink(missing_ok=True)
 

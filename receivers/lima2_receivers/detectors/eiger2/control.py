@@ -119,7 +119,8 @@ class Eiger2Control:
         given = 0 if signalled else _given(state, asked, acquisition.nb_frames, n_triggers)
         if given < 0:
             raise DetectorError(
-                f"{self._settings.url}: is in state {state}, which does not tell how many of {asked} frames were triggered"
+                f"{self._settings.url}: is in state {state}, which does not tell how many of {asked} frames "
+                "were triggered"
             )
         self._series = series
         self._exposure = (acquisition.expo_time, acquisition.latency_time)

@@ -151,7 +151,8 @@ class JungfraujochControl:
         missing = asked - (found.images_collected or 0)
         if state != "Idle" and missing >= per_trigger:
             raise DetectorError(
-                f"{self._settings.url}: {missing} of {asked} images are missing: the last trigger may not have been given"
+                f"{self._settings.url}: {missing} of {asked} images are missing: the last trigger may not have "
+                "been given"
             )
         self._armed, self._series = True, series
         self._per_trigger, self._total = per_trigger, per_trigger * n_triggers
