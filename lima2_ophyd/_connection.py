@@ -20,7 +20,7 @@ from lima2_receivers.published import AcquisitionState, DetectorState
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-SILENCE = 10.0
+SILENCE = 8.0
 """Seconds without a word from the conductor after which it counts as dead, by default: systemd is faster."""
 QUIET = 1.0
 """Seconds without a word after which a conductor that did not answer may have been killed: it speaks every 0.2 s."""
@@ -174,13 +174,35 @@ class Connection:
 
         :raises UnreachableError: it was not answered.
         """
-        instance = self.instance
-        try:
+
+        async def once() -> T:
             return await request()
+
+        instance = self.instance
+        work, other = asyncio.create_task(once()), asyncio.create_task(self._other_than(instance))
+        try:
+            await asyncio.wait({work, other}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
         except UnreachableError:
             if not await self.taken_over(instance):
                 raise
-            return await request()
+        finally:
+            work.cancel()
+            other.cancel()
+            await asyncio.gather(work, other, return_exceptions=True)
+        return await request()
+
+    async def _other_than(self, instance: str) -> None:
+        """Wait until another conductor has taken over."""
+        changed = asyncio.Event()
+        end = self.listen(changed.set)
+        try:
+            while not instance or self.instance == instance:
+                changed.clear()
+                await changed.wait()
+        finally:
+            end()
 
     async def taken_over(self, instance: str) -> bool:
         """Tell whether a conductor that did not answer was killed, and another has taken over; wait while it may be.

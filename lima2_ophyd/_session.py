@@ -19,7 +19,7 @@ from lima2_receivers.plan import AcquisitionPlan, TriggerMode
 from lima2_receivers.published import AcquisitionState
 
 from ._commands import Commands, unpack
-from ._connection import Connection
+from ._connection import QUIET, Connection
 from ._plan_signals import Place, encode_plan
 
 log = logging.getLogger(__name__)
@@ -282,11 +282,13 @@ class Session:
         system, found = self.connection.system, self.connection.acquisition
         if system is None or found is None:
             return "the conductor has said nothing about the acquisition"
+        silent = self.connection.client.silent
         received = sum(receiver.received for receiver in found.receivers)
         return (
             f"detector {system.detector}, acquisition {found.state}, {self.requested} frames asked for, "
             f"{found.announced} announced, {received} received, {found.written} settled"
             f"{', no trigger has come yet' if found.waiting else ''}"
+            f"{f', the conductor silent for {silent:.1f} s' if silent > QUIET else ''}"
         )
 
     def _clear(self) -> None:

@@ -57,7 +57,7 @@ class Lima2Detector(StandardDetector):
     :param key: file of this client's private key, ``conductor.key`` beside it: what ``lima2 keys add`` made; for
         ``tcp`` endpoints. None: there is none.
     :param patience: seconds that the conductor may be silent, such as while it is started again after a crash, before
-        plans fail.
+        plans fail. More than the ``exposure_timeout`` of a trigger (10 s and the exposure) helps no wait for frames.
     :param name: of the device.
     """
 

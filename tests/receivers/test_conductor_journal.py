@@ -135,6 +135,15 @@ def test_journals_are_kept_while_they_are_needed_and_unusable_ones_are_put_aside
     assert "5.journal" in caplog.text
 
 
+def test_journals_that_others_could_have_written_are_not_read(tmp_path, caplog):
+    folder = JournalFolder(tmp_path / "journals")
+    folder.open(opening())
+    assert len(folder.load()) == 1
+    folder.folder.chmod(0o770)
+    assert folder.load() == []
+    assert "can be written by others" in caplog.text
+
+
 def test_a_journal_goes_on_behind_a_torn_end(tmp_path):
     path = tmp_path / "7.journal"
     file = JournalFile(path, [opening(), made()])

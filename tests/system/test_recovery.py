@@ -151,6 +151,26 @@ async def test_what_runs_until_it_is_stopped_survives_two_kills(make_site, helpe
         await check_the_next_one(site, client, helpers)
 
 
+@pytest.mark.parametrize("dispatch", ["round_robin", "dynamic"])
+async def test_what_was_lost_stays_lost(make_site, helpers, dispatch):
+    site = make_site(dispatch=dispatch, extra="[deadlines]\ndrain = 0.5\n")
+    async with supervised(site) as (client, supervisor):
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, site.plan("run", 12, mode="software", lose=[2, 4, 9]))
+        await client.start(acquisition)
+        await client.trigger(acquisition, 6)
+        before = await helpers.until(client, acquisition, lambda state: state.written == 6)
+        await killed(client, supervisor)
+        state = await helpers.until(client, acquisition, lambda state: state.counts.settled == 6, SECONDS)
+        assert (state.counts, state.reasons) == (before.counts, before.reasons)
+        await client.trigger(acquisition, 6)
+        final = await closed(client, acquisition, helpers)
+        assert (final.outcome, final.counts.saved, final.counts.lost) == ("complete", 9, 3), final.reason
+        statuses = read_statuses(site.data / "run_ledger.h5")
+        assert np.flatnonzero(statuses != 1).tolist() == [2, 4, 9]
+        assert (statuses[[2, 4, 9]] == 3).all()
+
+
 async def test_a_signal_goes_on(make_site, helpers):
     site = make_site()
     async with supervised(site) as (client, supervisor):

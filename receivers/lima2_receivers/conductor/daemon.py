@@ -125,7 +125,12 @@ class ConductorDaemon:
             await self._close()
 
     async def _take_over(self) -> None:
-        undone = await self._recovery.take_over(self._driver, self._control, self._links)
+        try:
+            undone = await self._recovery.take_over(self._driver, self._control, self._links)
+        except Exception:  # a bug in it must not keep the conductor from anything else, at each start again
+            log.exception("what another conductor left behind can't be taken over")
+            undone = {}
+        self._driver.ready.set()
         for acquisition, reason in undone.items():
             self._remember(acquisition, Outcome.FAILED, reason)
 

@@ -105,6 +105,9 @@ class JournalFolder:
 
     def load(self) -> list[tuple[Path, Record]]:
         """Return all journals, the oldest first; those that can't be read are moved aside. Blocks."""
+        if not self._is_ours():
+            log.error("%s can be written by others: its journals are not read", self.folder)
+            return []
         found: list[tuple[Path, Record]] = []
         for path in self._paths():
             try:
@@ -118,6 +121,14 @@ class JournalFolder:
         log.error("%s: %s; it is kept as %s%s", path, why, path.name, ASIDE)
         with contextlib.suppress(OSError):
             path.replace(path.with_name(path.name + ASIDE))
+
+    def _is_ours(self) -> bool:
+        """Tell whether nobody else can put journals there, which say what files are to be removed."""
+        try:
+            found = self.folder.stat()
+        except OSError:
+            return True  # there is none
+        return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
     def _paths(self) -> list[Path]:
         found = [path for path in self.folder.glob(f"*{SUFFIX}") if path.name.removesuffix(SUFFIX).isdecimal()]

@@ -21,12 +21,14 @@ from ..ledger_table import new_ledger
 from ..plugins import dispatch_of
 from ..saving.claim import Claim
 from ..saving.master import MasterInfo
+from ..saving.names import confine
 from ..saving.read import LedgerRows, read_ledger
 from ..topology import Places
 from .driver import Driver, explain
 from .journal import Closed, Made, Opening, Record
 from .journal_files import JournalFile, JournalFolder
 from .links import ReceiverLink, discard_all
+from .prepare import made_files
 from .run import Run
 
 log = logging.getLogger(__name__)
@@ -70,10 +72,20 @@ class Recovery:
     def _usable(self, path: Path, record: Record) -> bool:
         opening, config = record.opening, self._config
         endpoints = tuple(receiver.commands for receiver in config.receivers)
-        if record.closed is None and (opening.endpoints, opening.dispatch) != (endpoints, dispatch_of(config)):
-            self._journals.put_aside(path, f"acquisition {opening.acquisition} was made with other receivers")
-            return False
-        return True
+        if record.closed is not None:
+            return True
+        why = ""
+        if (opening.endpoints, opening.dispatch) != (endpoints, dispatch_of(config)):
+            why = "it was made with other receivers"
+        try:
+            confine(opening.plan.saving.base_path, config.saving.roots)
+        except ReceiverError as error:
+            why = why or str(error)
+        if opening.files != tuple(map(str, made_files(opening.plan, config))):
+            why = why or "its files are not those of its plan"
+        if why:
+            self._journals.put_aside(path, f"acquisition {opening.acquisition}: {why}")
+        return not why
 
     def _rebuild(self, path: Path, record: Record, made: Made, latest: bool) -> tuple[Run, tuple[Instruction, ...]]:
         opening, facts = record.opening, record.facts
