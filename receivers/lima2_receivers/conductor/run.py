@@ -87,13 +87,8 @@ class Run:
         return self.files.open(master, ledger, self._ledger)
 
     def reopen_files(self, files: Sequence[Path], info: MasterInfo) -> None:
-        """Go on with the files of a conductor that died; see ``RunFiles.reopen``. Blocks.
-
-        :param files: master, ledger and, in dynamic dispatch, all frames.
-        """
-        self.files.reopen(files[0], files[1], self._ledger, self._inherited)
-        for path in files[2:]:
-            self.files.reopen_frames(path, info)
+        """Go on with the files of a conductor that died; see ``RunFiles.reopen``. Blocks."""
+        self.files.reopen(files, self._ledger, self._inherited, info)
 
     def keep_files(self) -> None:
         """Let files go that those of this acquisition replace. Blocks.

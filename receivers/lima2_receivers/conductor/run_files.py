@@ -44,18 +44,18 @@ class RunFiles:
         self._master = claim(master, self._policy)
         return self._master
 
-    def reopen(self, master: Path, ledger: Path, table: Table, inherits: int) -> None:
+    def reopen(self, files: Sequence[Path], table: Table, inherits: int, info: MasterInfo) -> None:
         """Go on with the files of a conductor that died: the ledger file is written anew.
 
+        :param files: master, ledger and, in dynamic dispatch, that of all frames.
         :param inherits: rows of the old ledger file.
         :raises SavingError: it can't be made.
         """
+        master, ledger, *frames = files
         self._ledger = LedgerFile(ledger, table, inherits=inherits)
         self._master = Claim.resume(master)
-
-    def reopen_frames(self, path: Path, info: MasterInfo) -> None:
-        """Go on with the path of the file that shows all frames as one, which a conductor took that died."""
-        self._frames = FramesFile(Claim.resume(path), info.by_frame(), info.files)
+        for path in frames:
+            self._frames = FramesFile(Claim.resume(path), info.by_frame(), info.files)
 
     def open_frames(self, path: Path, info: MasterInfo) -> None:
         """Take the path of the file that shows all frames as one when they are settled.
