@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.acquisition import Outcome, State
@@ -16,10 +17,13 @@ from lima2_receivers.errors import DetectorError, ReceiverError, StateError, Unr
 from lima2_receivers.messages import SystemState
 from lima2_receivers.published import AcquisitionState, DetectorState
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-SILENCE = 5.0
-"""Seconds without a word from the conductor after which it counts as dead."""
+SILENCE = 8.0
+"""Seconds without a word from the conductor after which it counts as dead, by default: systemd is faster."""
+QUIET = 1.0
+"""Seconds without a word after which a conductor that did not answer may have been killed: it speaks every 0.2 s."""
 CHECK_PERIOD = 0.5
 
 
@@ -49,10 +53,10 @@ def find_failure(
     :param endpoint: of the conductor, for the message.
     """
     name = f"acquisition {followed.acquisition}"
-    if followed.instance and state.instance != followed.instance:
-        return StateError(f"the conductor at {endpoint} was restarted during {name}")
     found = _find(state, followed.acquisition)
     if found is None:
+        if followed.instance and state.instance != followed.instance:
+            return StateError(f"the conductor at {endpoint} was restarted, and does not know {name} any more")
         if followed.instance or now - followed.since > SILENCE:
             return StateError(f"the conductor at {endpoint} does not know {name} any more")
         return None
@@ -70,10 +74,14 @@ class Connection:
     :param state: the endpoint that it publishes its state on.
     :param name: of the client, for the conductor's log.
     :param key: file of a private key, for ``tcp`` endpoints; None: there is none.
+    :param patience: seconds that the conductor may be silent before it counts as dead.
     """
 
-    def __init__(self, commands: str, state: str, *, name: str, key: Path | None = None) -> None:
+    def __init__(
+        self, commands: str, state: str, *, name: str, key: Path | None = None, patience: float = SILENCE
+    ) -> None:
         self.client = ConductorClient(commands, state, name=name, key=key)
+        self._patience = patience
         self.silent = False
         self.connected = False
         self._followed: Followed | None = None
@@ -91,6 +99,11 @@ class Connection:
     def system(self) -> SystemState | None:
         """The latest snapshot; None before the first."""
         return self.client.state
+
+    @property
+    def instance(self) -> str:
+        """Of the conductor that has spoken last; empty: none has."""
+        return self.system.instance if self.system is not None else ""
 
     @property
     def acquisition(self) -> AcquisitionState | None:
@@ -156,6 +169,56 @@ class Connection:
             self._last = final
             self.notify()
 
+    async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request that can be made twice, and make it again where another conductor has taken over meanwhile.
+
+        :raises UnreachableError: it was not answered.
+        """
+
+        async def once() -> T:
+            return await request()
+
+        instance = self.instance
+        work, other = asyncio.create_task(once()), asyncio.create_task(self._other_than(instance))
+        try:
+            await asyncio.wait({work, other}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+        except UnreachableError:
+            if not await self.taken_over(instance):
+                raise
+        finally:
+            work.cancel()
+            other.cancel()
+            await asyncio.gather(work, other, return_exceptions=True)
+        return await request()
+
+    async def _other_than(self, instance: str) -> None:
+        """Wait until another conductor has taken over."""
+        changed = asyncio.Event()
+        end = self.listen(changed.set)
+        try:
+            while not instance or self.instance == instance:
+                changed.clear()
+                await changed.wait()
+        finally:
+            end()
+
+    async def taken_over(self, instance: str) -> bool:
+        """Tell whether a conductor that did not answer was killed, and another has taken over; wait while it may be.
+
+        :param instance: of the one that was asked.
+        """
+        changed = asyncio.Event()
+        end = self.listen(changed.set)
+        try:
+            while self.connected and self.instance == instance and QUIET < self.client.silent <= self._patience:
+                changed.clear()
+                await changed.wait()  # the watch speaks every CHECK_PERIOD
+        finally:
+            end()
+        return self.connected and self.instance != instance
+
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back when anything may have changed, and at once.
 
@@ -205,10 +268,10 @@ class Connection:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(CHECK_PERIOD)
-            if self.client.silent > SILENCE:
+            if self.client.silent > self._patience:
                 # After the event loop was held up, news may wait to be read: let the reader have a turn first.
                 await asyncio.sleep(CHECK_PERIOD)
-            silent = self.client.silent > SILENCE
+            silent = self.client.silent > self._patience
             if silent and not self.silent:
                 log.error("the conductor at %s has been silent for %.1f s", self.endpoint, self.client.silent)
             self.silent = silent

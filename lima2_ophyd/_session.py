@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from ophyd_async.core import WatchableAsyncStatus, Watcher, WatcherUpdate
@@ -18,7 +19,7 @@ from lima2_receivers.plan import AcquisitionPlan, TriggerMode
 from lima2_receivers.published import AcquisitionState
 
 from ._commands import Commands, unpack
-from ._connection import Connection
+from ._connection import QUIET, Connection
 from ._plan_signals import Place, encode_plan
 
 log = logging.getLogger(__name__)
@@ -108,17 +109,39 @@ class Session:
         self.raise_failure()
         try:
             if not self.started:
-                await self.commands.start_acquisition.execute(self.acquisition)
+                await self._start(self.acquisition)
                 self.started = True
             self.requested += n_frames
             if self.mode is TriggerMode.SOFTWARE:
-                timing = self.plan.acquisition
-                await self.commands.trigger_frames.execute(
-                    self.acquisition, n_frames, timing.expo_time, timing.latency_time
-                )
+                await self._trigger(self.acquisition, self.plan, n_frames)
         except ReceiverError:
             self.failed = True
             raise
+
+    async def _start(self, acquisition: AcquisitionId) -> None:
+        instance = self.connection.instance
+        try:
+            await self.commands.start_acquisition.execute(acquisition)
+        except UnreachableError:
+            if not await self.connection.taken_over(instance):
+                raise
+            with suppress(StateError):  # it had been started
+                await self.commands.start_acquisition.execute(acquisition)
+
+    async def _trigger(self, acquisition: AcquisitionId, plan: AcquisitionPlan, n_frames: int) -> None:
+        """Give a trigger; where the conductor was killed, and another took over, once more if the detector got none."""
+        timing, instance = plan.acquisition, self.connection.instance
+
+        async def give() -> None:
+            await self.commands.trigger_frames.execute(acquisition, n_frames, timing.expo_time, timing.latency_time)
+
+        try:
+            await give()
+        except UnreachableError:
+            if not await self.connection.taken_over(instance):
+                raise
+            if (await self.ledger()).announced < self.requested:
+                await give()
 
     async def values(self, frame: int) -> Values:
         """Return the scalars of a settled frame.
@@ -127,7 +150,9 @@ class Session:
         """
         if self.acquisition is None:
             raise StateError("the detector was not prepared since it was staged")
-        return unpack(await self.commands.read_values.execute(self.acquisition, frame), Values)
+        acquisition = self.acquisition
+        found = await self.connection.ask(lambda: self.commands.read_values.execute(acquisition, frame))
+        return unpack(found, Values)
 
     async def ledger(self) -> LedgerReport:
         """Return what became of all frames of this stage's acquisition so far, or of the last one."""
@@ -135,7 +160,8 @@ class Session:
         acquisition = self.acquisition or (last.acquisition if last else None)
         if acquisition is None:
             raise StateError("there was no acquisition yet")
-        return unpack(await self.commands.read_ledger.execute(acquisition), LedgerReport)
+        found = await self.connection.ask(lambda: self.commands.read_ledger.execute(acquisition))
+        return unpack(found, LedgerReport)
 
     async def finish(self) -> None:
         """Give no more triggers in this stage, and return when the detector has sent all that was asked for.
@@ -154,7 +180,8 @@ class Session:
             async with asyncio.timeout(seconds):
                 if self.mode is not TriggerMode.SOFTWARE:  # a signal goes on: it ends when all is there
                     await self._until(lambda found: found.announced >= self.requested)
-                await self.commands.finish_acquisition.execute(self.acquisition)
+                acquisition = self.acquisition
+                await self.connection.ask(lambda: self.commands.finish_acquisition.execute(acquisition))
                 await self._until(lambda found: found.state in (State.DRAINING, State.CLOSED))
         except TimeoutError as error:
             self.failed = True
@@ -189,7 +216,8 @@ class Session:
             self.connection.notify()
             try:
                 timeout = LAST_WORD if self.connection.silent else 0.0  # 0: the conductor's own
-                answer = await self.commands.stop_acquisition.execute(self.acquisition, timeout)
+                acquisition = self.acquisition
+                answer = await self.connection.ask(lambda: self.commands.stop_acquisition.execute(acquisition, timeout))
                 final = unpack(answer, AcquisitionState)
                 self.connection.note(final)
                 if final.outcome is Outcome.FAILED:
@@ -254,10 +282,12 @@ class Session:
         system, found = self.connection.system, self.connection.acquisition
         if system is None or found is None:
             return "the conductor has said nothing about the acquisition"
+        silent = self.connection.client.silent
         return (
             f"detector {system.detector}, acquisition {found.state}, {self.requested} frames asked for, "
             f"{found.announced} announced, {found.received} received, {found.written} settled"
             f"{', no trigger has come yet' if found.waiting else ''}"
+            f"{f', the conductor silent for {silent:.1f} s' if silent > QUIET else ''}"
         )
 
     def _clear(self) -> None:

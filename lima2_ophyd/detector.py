@@ -26,7 +26,7 @@ from lima2_receivers.published import AcquisitionState
 
 from ._acquire_logic import Lima2AcquireLogic
 from ._commands import Commands
-from ._connection import Connection
+from ._connection import SILENCE, Connection
 from ._connector import ConductorConnector, state_signal
 from ._data_logic import LastFrameLogic, MasterFileLogic, SignalLogic
 from ._ledger import LedgerReader
@@ -56,6 +56,8 @@ class Lima2Detector(StandardDetector):
     :param streams: streams that have saving parameters.
     :param key: file of this client's private key, ``conductor.key`` beside it: what ``lima2 keys add`` made; for
         ``tcp`` endpoints. None: there is none.
+    :param patience: seconds that the conductor may be silent, such as while it is started again after a crash, before
+        plans fail. More than the ``exposure_timeout`` of a trigger (10 s and the exposure) helps no wait for frames.
     :param name: of the device.
     """
 
@@ -70,10 +72,11 @@ class Lima2Detector(StandardDetector):
         detector_params: type[msgspec.Struct] | None = None,
         streams: Sequence[str] = STREAMS,
         key: str | Path | None = None,
+        patience: float = SILENCE,
         name: str = "",
     ) -> None:
         file = Path(key).expanduser() if key is not None else None
-        connection = Connection(commands, state, name=name or "ophyd", key=file)
+        connection = Connection(commands, state, name=name or "ophyd", key=file, patience=patience)
         self._connection = connection
         self.conductor = Commands(connection)
         self.session = Session(connection, self.conductor)

@@ -109,6 +109,21 @@ class Acquisition:
             self.outcome = self.forecast()
         return instructions
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped before its end."""
+        return self._stopped
+
+    def resume(self, state: State, stopped: bool, reason: str) -> tuple[Instruction, ...]:
+        """Go on where the machine of a holder that died had come to, and return what is to be done once more.
+
+        :param state: that it had; not closed.
+        :param stopped: as ``stopped`` said.
+        :param reason: as ``reason`` said.
+        """
+        self.state, self._stopped, self.reason = state, stopped, reason
+        return {State.STOPPING: (Instruction.HALT,), State.DRAINING: (Instruction.DRAIN,)}.get(state, ())
+
     def complete_anyway(self) -> None:
         """Note that nothing is missing: an open-ended acquisition that was stopped with all settled is complete."""
         self._stopped = False

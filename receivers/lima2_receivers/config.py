@@ -88,10 +88,14 @@ class ConductorConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     :param commands: endpoint that clients send commands to.
     :param state: endpoint that it publishes state and counters on.
+    :param journal: absolute folder, of this conductor alone, where it writes down what it needs to go on with
+        acquisitions when it is killed and started again; empty: beside the socket of ``commands``, or, where that is
+        ``tcp``, in ``.lima2`` below the first of ``saving.roots``.
     """
 
     commands: str
     state: str
+    journal: str = ""
 
 
 class SavingConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -277,6 +281,8 @@ def check_config(config: Config) -> None:
         seen[endpoint] = place
     folders = [("saving.roots", root) for root in config.saving.roots]
     folders += [("calibration.roots", root) for root in config.calibration.roots]
+    if config.conductor.journal:
+        folders.append(("conductor.journal", config.conductor.journal))
     if config.security.keys:
         folders.append(("security.keys", config.security.keys))
     for place, folder in folders:

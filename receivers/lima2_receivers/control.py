@@ -109,6 +109,17 @@ class Control(Protocol):
         """
         ...
 
+    async def adopt(self, series: int, plan: AcquisitionPlan, asked: int) -> DetectorStatus:
+        """Go on with a series that a conductor armed which died. Called after ``connect``, in place of ``prepare``.
+
+        :param series: as ``prepare`` returned it.
+        :param plan: that it was armed with.
+        :param asked: frames that triggers were to ask for so far; the last trigger may not have reached the detector.
+        :returns: what the detector is doing; ``triggered`` says which triggers it got.
+        :raises DetectorError: it has another series, or can't be taken over: it is stopped then.
+        """
+        ...
+
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
         ...

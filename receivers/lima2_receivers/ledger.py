@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
 
 from .errors import StateError
-from .topology import Places, Topology
+from .topology import NO_RECEIVER, Places, Topology
 
 
 class FrameStatus(IntEnum):
@@ -31,6 +31,11 @@ class FrameStatus(IntEnum):
 def has_data(statuses: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Tell which frames have rows that were written and flushed; those of others may not be in the files (n,)."""
     return (statuses == FrameStatus.SAVED) | (statuses == FrameStatus.VETOED)
+
+
+def recalled(status: FrameStatus) -> str:
+    """Return the reason of a fate that an earlier conductor wrote down, which kept none."""
+    return "" if status is FrameStatus.SAVED else f"{status.name.lower()} before the conductor was restarted"
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -124,14 +129,18 @@ class Ledger:
             self.settle(LocalIdx(row), status, reason)
         return len(missing)
 
-    def runs(self, first: int = 0) -> tuple[Run, ...]:
-        """Return the fates of the leading settled rows from ``first`` on."""
-        if first >= self._settled:
+    def runs(self, first: int = 0, last: int | None = None) -> tuple[Run, ...]:
+        """Return the fates of the leading settled rows from ``first`` to ``last`` - 1; None: all of them."""
+        end = self._settled if last is None else min(last, self._settled)
+        if first >= end:
             return ()
-        at = bisect_right(self._starts, first) - 1
-        head = self._runs[at]
-        head = Run(head.status, self._starts[at] + head.count - first, head.reason)
-        return (head, *self._runs[at + 1 :])
+        at, stop = bisect_right(self._starts, first) - 1, bisect_left(self._starts, end)
+        found = self._runs[at:stop]
+        tail = found[-1]
+        found[-1] = Run(tail.status, end - self._starts[stop - 1], tail.reason)
+        head = found[0]
+        found[0] = Run(head.status, head.count - (first - self._starts[at]), head.reason)
+        return tuple(found)
 
     def extend(self, first: int, runs: tuple[Run, ...]) -> None:
         """Append fates that another ledger reported.
@@ -227,6 +236,15 @@ class FrameLedger(Protocol):
         """
         ...
 
+    def recall(self, receiver: int, statuses: NDArray[np.uint8], places: Places) -> None:
+        """Take what an earlier ledger said of the leading frames, of those of one receiver that says it no more.
+
+        :param receiver: whose; ``NO_RECEIVER``: those that no receiver has.
+        :param statuses: of the leading frames (n,), none of them ``PENDING``.
+        :param places: of the same frames.
+        """
+        ...
+
     def reasons(self) -> dict[str, int]:
         """Return how many frames were lost, vetoed or failed for each reason."""
         ...
@@ -319,6 +337,12 @@ class SystemLedger:
             rows = self.topology.rows(ReceiverIdx(rank), announced)
             if self.parts[rank].settled < rows:
                 self.parts[rank].settle_rest(rows, FrameStatus.FAILED, f"receiver {rank} was lost")
+
+    def recall(self, receiver: int, statuses: NDArray[np.uint8], places: Places) -> None:
+        """Take what an earlier ledger said of a receiver's frames; see ``FrameLedger.recall``."""
+        if receiver != NO_RECEIVER:
+            mine = statuses[places.receivers == receiver].tolist()
+            self.parts[receiver].extend(0, tuple(Run(status, 1, recalled(status)) for status in map(FrameStatus, mine)))
 
     def reasons(self) -> dict[str, int]:
         """Return how many frames were lost, vetoed or failed for each reason."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
 
-from .ledger import Counts, FrameStatus, Ledger, Run
-from .topology import EVERY_RECEIVER, Places
+from .ledger import Counts, FrameStatus, Ledger, Run, recalled
+from .topology import EVERY_RECEIVER, NO_RECEIVER, Places
 
 _WORST = (FrameStatus.FAILED, FrameStatus.LOST, FrameStatus.VETOED, FrameStatus.SAVED)  # the worst first
 
@@ -94,6 +94,14 @@ class PartsLedger:
             if self.parts[rank].settled < announced:
                 self.parts[rank].settle_rest(announced, FrameStatus.FAILED, f"receiver {rank} was lost")
         self._combine()
+
+    def recall(self, receiver: int, statuses: NDArray[np.uint8], places: Places) -> None:
+        """Take what an earlier ledger said of all frames for what it said of a receiver's parts."""
+        del places
+        if receiver != NO_RECEIVER:
+            fates = [Run(status, 1, recalled(status)) for status in map(FrameStatus, statuses.tolist())]
+            self.parts[receiver].extend(0, tuple(fates))
+            self._combine()
 
     def reasons(self) -> dict[str, int]:
         """Return how many frames were lost, vetoed or failed for each reason."""

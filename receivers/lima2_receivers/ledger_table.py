@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lima2_processing.frame import FrameIdx, LocalIdx, ReceiverIdx
 
 from .errors import StateError
-from .ledger import Counts, FrameStatus, Ledger, Run
+from .ledger import Counts, FrameStatus, Ledger, Run, recalled
 from .topology import NO_RECEIVER, NO_ROW, Places
 
 _STEP = 4096  # frames that are looked through together
@@ -30,6 +30,7 @@ class TableLedger:
     def __init__(self, n_receivers: int) -> None:
         self._doubles = [Counts()] * n_receivers  # rows of frames that another row has: the first that came counts
         self._parts = tuple(Ledger() for _ in range(n_receivers))
+        self._recalled = [Counts()] * n_receivers  # fates that an earlier ledger knew, of receivers that are gone
         self._counts = Counts()
         self._leading = 0
         self._written_off: list[tuple[str, NDArray[np.int64]]] = []  # reasons, and frames that no receiver has
@@ -57,7 +58,7 @@ class TableLedger:
 
     def part_counts(self, receiver: ReceiverIdx) -> Counts:
         """Return how many rows of a receiver ended how."""
-        return self._parts[receiver].counts
+        return self._parts[receiver].counts + self._recalled[receiver]
 
     def doubles(self, receiver: ReceiverIdx) -> Counts:
         """Return how many of a receiver's rows, by their fates, have a frame that counts elsewhere."""
@@ -118,6 +119,24 @@ class TableLedger:
         self._status[missing] = status
         self._counts += Counts(failed=len(missing)) if dead else Counts(lost=len(missing))
 
+    def recall(self, receiver: int, statuses: NDArray[np.uint8], places: Places) -> None:
+        """Take what an earlier ledger said of a receiver's frames; see ``FrameLedger.recall``."""
+        self._make_room(len(statuses))
+        fresh = self._status[: len(statuses)] == FrameStatus.PENDING
+        frames = np.flatnonzero(fresh & (places.receivers == receiver))
+        if not len(frames):
+            return
+        counts = _counts(statuses[frames])
+        if receiver == NO_RECEIVER:
+            for status in np.unique(statuses[frames]).tolist():
+                why = NEVER if status == FrameStatus.LOST else recalled(FrameStatus(status))
+                self._written_off.append((why, frames[statuses[frames] == status]))
+        else:
+            self._receiver[frames], self._row[frames] = receiver, places.rows[frames]
+            self._recalled[receiver] += counts
+        self._status[frames] = statuses[frames]  # last: whoever sees it sees the others
+        self._counts += counts
+
     def leading(self, announced: int) -> int:
         """Return how many leading frames are settled, ``announced`` at most."""
         status = self._status
@@ -150,7 +169,9 @@ class TableLedger:
         """Return what became of a frame; None: it is not settled."""
         place = self.locate(frame)
         if place is not None:
-            return self._parts[place[0]].runs(place[1])[0]
+            fates = self._parts[place[0]].runs(place[1])
+            status = FrameStatus(int(self._status[frame]))
+            return fates[0] if fates else Run(status, 1, recalled(status))
         for reason, frames in self._written_off:
             at = int(np.searchsorted(frames, frame))
             if at < len(frames) and frames[at] == frame:

@@ -96,7 +96,13 @@ def make_detector(run_engine, conductor, tmp_path):
         provider = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
         with init_devices():
             detector = Lima2Detector(
-                conductor.commands, conductor.state, provider, pipeline="fake", pipeline_params=FakeParams, name=name
+                conductor.commands,
+                conductor.state,
+                provider,
+                pipeline="fake",
+                pipeline_params=FakeParams,
+                patience=5.0,
+                name=name,
             )
         made.append(detector)
         return detector

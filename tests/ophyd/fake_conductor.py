@@ -159,6 +159,7 @@ class FakeConductor:
         self.alive = True
         self.refuse = None  # error that the next prepare gets
         self.stop_error = None  # error that the next stop gets
+        self.killed_by = {}  # request that is not answered, as another conductor takes over: whether it was carried out
         self.runs = {}
         self._instance = uuid.uuid4().hex
         self._sequence = itertools.count()
@@ -181,6 +182,11 @@ class FakeConductor:
     def restart(self):
         """A new instance that knows the same acquisitions."""
         self._call(lambda: setattr(self, "_instance", uuid.uuid4().hex))
+
+    def restart_empty(self):
+        """A new instance that knows nothing."""
+        self.restart()
+        self.forget()
 
     def forget(self):
         """The acquisitions vanish."""
@@ -241,6 +247,12 @@ class FakeConductor:
         self.log.append(request)
         while self.silent:  # noqa: ASYNC110 - another thread turns this knob
             await asyncio.sleep(0.05)
+        carried_out = self.killed_by.pop(type(request), None)
+        if carried_out is not None:
+            self._instance = uuid.uuid4().hex
+            if carried_out:
+                await self._handle(request)
+            await asyncio.Event().wait()
         match request:
             case Hello():
                 return Welcome("conductor", self._instance, deadlines=Deadlines(30, 30))

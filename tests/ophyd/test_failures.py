@@ -13,7 +13,7 @@ from ophyd_async.core import NotConnectedError, TriggerInfo
 
 from lima2_ophyd.plans import lima2_fly
 from lima2_receivers.errors import DetectorError, PlanError, SavingError, StateError, UnreachableError
-from lima2_receivers.messages import Prepare, Start, Stop, Trigger
+from lima2_receivers.messages import GetLedger, GetValues, Prepare, Start, Stop, Trigger
 from lima2_receivers.published import DetectorState
 
 
@@ -90,7 +90,8 @@ def test_a_silent_conductor_fails_the_plan(run_engine, detector, conductor):
 
 
 @pytest.mark.parametrize(
-    ("accident", "words"), [("restart", "restarted"), ("forget", "does not know"), ("stop_latest", "was stopped after")]
+    ("accident", "words"),
+    [("restart_empty", "does not know"), ("forget", "does not know"), ("stop_latest", "was stopped after")],
 )
 def test_a_conductor_that_lost_the_acquisition_fails_the_plan(run_engine, detector, conductor, accident, words):
     conductor.period = 0.02
@@ -101,6 +102,25 @@ def test_a_conductor_that_lost_the_acquisition_fails_the_plan(run_engine, detect
     error = cause_of(failure)
     assert isinstance(error, StateError)
     assert words in str(error)
+
+
+def test_a_conductor_that_was_restarted_and_knows_the_acquisition_disturbs_nothing(run_engine, detector, conductor):
+    thread = when_taken(conductor, 3, conductor.restart)
+    run_engine(lima2_fly([detector], 100, exposure=0.001))
+    thread.join(5)
+    assert conductor.latest().written == 100
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+@pytest.mark.parametrize("request_kind", [Start, Trigger, GetValues, GetLedger, Stop])
+def test_what_a_conductor_did_not_answer_is_asked_again_where_that_is_safe(
+    run_engine, detector, conductor, request_kind, carried_out
+):
+    """As it is killed, and another takes over that knows what was carried out."""
+    conductor.killed_by[request_kind] = carried_out
+    run_engine(lima2_fly([detector], 2, exposure=0.001) if request_kind is GetLedger else bp.count([detector], 2))
+    assert conductor.killed_by == {}
+    assert conductor.latest().written == 2
 
 
 def test_an_exposure_that_never_ends_says_what_is_known(run_engine, detector, conductor):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lima2_receivers.errors import StateError
 from lima2_receivers.ledger import Counts, FrameStatus, Ledger, Run, SystemLedger
-from lima2_receivers.topology import RoundRobin
+from lima2_receivers.topology import NO_RECEIVER, RoundRobin
 
 FATES = [
     (FrameStatus.SAVED, ""),
@@ -174,3 +174,30 @@ def test_counts_and_reasons_are_those_of_all_receivers(parts):
     assert system.counts == counts_of(fates)
     reasons = [reason for _, reason in fates if reason]
     assert system.reasons() == {reason: reasons.count(reason) for reason in reasons}
+
+
+@given(FATE_LISTS, st.integers(0, 45), st.one_of(st.none(), st.integers(0, 45)))
+def test_runs_of_any_stretch(fates, first, last):
+    runs = settled(fates).runs(first, last)
+    assert unroll(runs) == fates[first:last]
+    assert all(run.count > 0 for run in runs)
+
+
+@given(FATE_LISTS, st.integers(1, 3), st.integers(0, 40), st.data())
+def test_what_an_earlier_ledger_said_of_a_receiver_stays(fates, n_receivers, n_reported, data):
+    """Whatever the receiver had reported once more before it was lost."""
+    topology = RoundRobin(n_receivers)
+    earlier = SystemLedger(topology)
+    for rank in range(n_receivers):
+        earlier.extend(rank, 0, tuple(Run(status, 1, why) for status, why in fates[rank::n_receivers]))
+    n = data.draw(st.integers(0, len(fates)))
+    ledger = SystemLedger(topology)
+    for rank in range(n_receivers):
+        ledger.extend(rank, 0, tuple(Run(status, 1, why) for status, why in fates[rank::n_receivers][:n_reported]))
+        ledger.recall(rank, earlier.statuses(0, n), earlier.places(0, n))
+    ledger.recall(NO_RECEIVER, earlier.statuses(0, n), earlier.places(0, n))
+    assert ledger.leading(len(fates)) >= n
+    assert ledger.statuses(0, n).tolist() == earlier.statuses(0, n).tolist()
+    assert ledger.counts.settled == sum(ledger.parts[rank].settled for rank in range(n_receivers))
+    ledger.write_off(len(fates), range(n_receivers))
+    assert ledger.counts.settled == len(fates)

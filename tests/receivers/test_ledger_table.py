@@ -97,3 +97,31 @@ def test_rows_without_frames_are_refused():
         ledger.extend(0, 5, (Run(FrameStatus.SAVED, 1),), [0])
     assert ledger.counts == Counts()
     assert not np.any(ledger.statuses(0, 10))
+
+
+@given(deals(), st.data())
+def test_what_an_earlier_ledger_said_stays(deal, data):
+    """Of receivers that are gone, and of frames that none had."""
+    fates, orders = deal
+    earlier = TableLedger(len(orders))
+    for rank, frames in enumerate(orders):
+        report(earlier, rank, 0, frames, fates)
+    earlier.write_off(len(fates), ())
+    n = data.draw(st.integers(0, len(fates)))
+    ledger = TableLedger(len(orders))
+    ledger.recall(NO_RECEIVER, earlier.statuses(0, n), earlier.places(0, n))
+    gone = data.draw(st.sets(st.sampled_from(range(len(orders)))))
+    for rank, frames in enumerate(orders):
+        last = data.draw(st.integers(0, len(frames))) if rank in gone else len(frames)
+        report(ledger, rank, 0, frames[:last], fates)
+        if rank in gone:
+            ledger.recall(rank, earlier.statuses(0, n), earlier.places(0, n))
+    assert ledger.statuses(0, n).tolist() == earlier.statuses(0, n).tolist()
+    for found, expected in zip(ledger.places(0, n), earlier.places(0, n), strict=True):
+        assert found.tolist() == expected.tolist()
+    for frame in range(n):
+        assert ledger.fate(frame).status == earlier.fate(frame).status
+    ledger.write_off(len(fates), sorted(gone))
+    assert ledger.counts.settled == len(fates)
+    parts = sum((ledger.part_counts(rank) for rank in range(len(orders))), ledger.unplaced)
+    assert parts == ledger.counts

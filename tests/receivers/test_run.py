@@ -6,15 +6,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from lima2_processing.frame import AcquisitionId
-from lima2_receivers.acquisition import State
+from lima2_processing.frame import AcquisitionId, FrameSpec
+from lima2_receivers.acquisition import Instruction, State
+from lima2_receivers.conductor.journal import Facts, Made
 from lima2_receivers.conductor.run import Run
 from lima2_receivers.control import DetectorStatus
 from lima2_receivers.ledger import Counts, FrameStatus, SystemLedger
 from lima2_receivers.ledger import Run as LedgerRun
-from lima2_receivers.messages import FateRuns, Progress
-from lima2_receivers.plan import AcquisitionPlan, FileExistsPolicy, SavingParams
-from lima2_receivers.saving.read import open_file, read_summary
+from lima2_receivers.messages import FateRuns, Prepared, Progress
+from lima2_receivers.plan import AcquisitionParams, AcquisitionPlan, FileExistsPolicy, SavingParams, TriggerMode
+from lima2_receivers.saving.read import LedgerRows, open_file, read_summary
 from lima2_receivers.topology import RoundRobin
 
 ACQUISITION = AcquisitionId("0" * 32)
@@ -195,3 +196,79 @@ def test_a_report_says_what_became_of_all_frames(tmp_path):
     assert report.reasons == {"never arrived": 2}
     assert report.runs == FateRuns((0, 3, 4, 5), (3, 1, 1, 1), (1, 3, 1, 3))
     run.discard()
+
+
+def resumed(tmp_path, facts, earlier=(), mode=TriggerMode.SOFTWARE):
+    """A run of 9 frames on two receivers that another conductor had begun."""
+    timing = AcquisitionParams(9, trigger_mode=mode)
+    plan = AcquisitionPlan(SavingParams(str(tmp_path)), timing)
+    run = Run(ACQUISITION, plan, 1, SystemLedger(RoundRobin(2)))
+    n = len(earlier)
+    rows = LedgerRows(np.array(earlier, "u1"), RoundRobin(2).places(0, n), np.arange(n, dtype="<f8"), np.ones(n, "u8"))
+    prepared = Prepared(ACQUISITION, "/m", "/l", (), FrameSpec((4, 4), "<u2"), ())
+    return run, run.resume(Made(prepared, 7, (), ({}, {})), facts, rows)
+
+
+@pytest.mark.parametrize(
+    ("facts", "instructions"),
+    [
+        (Facts(State.PREPARED), ()),
+        (Facts(State.RUNNING, 5, finished=True), ()),
+        (Facts(State.STOPPING, 5, "control", stopped=True), (Instruction.HALT,)),
+        (Facts(State.DRAINING, 5, "highest", reason="hot"), (Instruction.DRAIN,)),
+    ],
+)
+def test_a_run_goes_on_where_its_conductor_died(tmp_path, facts, instructions):
+    run, found = resumed(tmp_path, facts)
+    assert found == instructions
+    assert (run.facts(), run.series, run.exhausted()) == (facts, 7, facts.finished)
+
+
+@pytest.mark.parametrize(
+    ("triggered", "announced"),
+    [(3, 3), (5, 5), (0, 2), (8, 5)],  # the last trigger did not arrive; it did; written frames were triggered; absurd
+)
+def test_the_detector_says_which_triggers_it_got(tmp_path, triggered, announced):
+    run, _ = resumed(tmp_path, Facts(State.RUNNING, 5), (FrameStatus.SAVED,) * 2)
+    run.adopt(DetectorStatus(7, triggered, triggered, busy=False))
+    assert (run.announced, run.machine.state, run.state().written) == (announced, State.RUNNING, 2)
+
+
+@pytest.mark.parametrize(("n_frames", "by"), [(9, "triggers"), (0, "control")])
+def test_a_start_that_never_arrived_was_none(tmp_path, n_frames, by):
+    run, _ = resumed(tmp_path, Facts(State.RUNNING, n_frames, by), mode=TriggerMode.INTERNAL)
+    run.adopt(DetectorStatus(7, 0, 0, busy=False))
+    assert (run.announced, run.announced_by, run.machine.state) == (0, "triggers", State.PREPARED)
+
+
+def test_what_was_written_before_stays_where_a_receiver_is_gone(tmp_path):
+    fates = (FrameStatus.SAVED, FrameStatus.LOST, FrameStatus.SAVED, FrameStatus.SAVED)
+    run, _ = resumed(tmp_path, Facts(State.RUNNING, 6), fates)
+    paths = [tmp_path / "m.h5", tmp_path / "l.h5"]
+    for path in paths:
+        path.write_text("of the conductor that died")
+    run.reopen_files(paths, None)
+    run.take(0, progress(1))
+    run.bury(1)
+    assert run.record()
+    assert (run.written, run.state().written) == (2, 4)
+    assert paths[1].read_text() == "of the conductor that died"
+    run.take(0, progress(3))
+    assert run.record()
+    run.settle_dead()
+    run.close()
+    with open_file(paths[1]) as file:
+        ledger = file["/entry_0000/ledger"]
+        assert ledger["frame_status"][()].tolist() == [*fates, FrameStatus.SAVED, FrameStatus.FAILED]
+        assert ledger["timestamp"][()].tolist()[:5] == [0.0, 1.0, 1.0, 3.0, 2.0]
+    assert run.state().reasons == {"lost before the conductor was restarted": 1, "receiver 1 was lost": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.h5", "m.h5"]
+
+
+def test_a_report_that_goes_on_does_not_close_a_receiver(tmp_path):
+    run = new_run(tmp_path)
+    run.asked(4)
+    run.take(0, msgspec.structs.replace(progress(2, state=State.CLOSED), more=True))
+    assert not run.drained()
+    run.take(0, progress(4, first=2, state=State.CLOSED))
+    assert run.drained()

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
+from urllib.parse import urlparse
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -28,6 +30,9 @@ from lima2_ophyd.tiled.server import set_up_server, start_server
 from lima2_ophyd.tiled.writer import writer_argv
 from lima2_receivers.detectors.journal import latest_journal, read_journal
 from lima2_receivers.detectors.simulator.params import SimulatorParams
+from lima2_receivers.saving.read import read_rows
+
+from .supervisor import Supervisor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -58,7 +63,12 @@ def run_engine(documents):
 
 
 @pytest.fixture
-def detector(make_site, run_engine, request):
+def patience():
+    return 5.0
+
+
+@pytest.fixture
+def detector(make_site, run_engine, request, patience):
     """The device and its daemons; its parameter is how frames spread, or the saving mode."""
     param = getattr(request, "param", "round_robin")
     mode = param if param == "close_per_file" else "swmr"
@@ -80,6 +90,7 @@ def detector(make_site, run_engine, request):
             f"ipc://{site.sockets}/s",
             StaticPathProvider(UUIDFilenameProvider(), site.data),
             detector_params=SimulatorParams,
+            patience=patience,
             name="det",
         )
     made.site = site
@@ -273,6 +284,52 @@ def test_a_dead_or_frozen_part_fails_the_plan_in_time_with_the_cause(
     assert documents[-1][0] == "stop"
     assert documents[-1][1]["exit_status"] == "fail"
     assert cause in documents[-1][1]["reason"]
+
+
+@pytest.mark.parametrize("patience", [60.0])
+def test_a_fly_scan_goes_on_where_the_conductor_is_killed_and_started_again(detector, run_engine, documents):
+    killed = []
+
+    def kill(document_name, document):
+        if not killed:
+            killed.append(document_name)
+            supervisor.kill()
+
+    run_engine.subscribe(kill, "stream_datum")
+    with Supervisor(detector.site, "conductor") as supervisor:
+        run_engine(lima2_fly([detector], 600, exposure=0.02))
+    assert killed
+    assert supervisor.starts == 1
+    assert documents[-1][1]["exit_status"] == "success"
+    found = datums(documents, "det-raw")
+    assert [start for start, _ in found] == [0, *(stop for _, stop in found[:-1])]
+    assert found[-1][1] == 600
+    check_files(detector.site, documents)
+
+
+@pytest.mark.parametrize("patience", [60.0])
+def test_a_step_scan_goes_on_where_the_conductor_is_killed_and_started_again(detector, run_engine, documents):
+    """Also where the next step triggers before another conductor is there."""
+
+    def kill(document_name, document):
+        if document["seq_num"] in (2, 4):
+            supervisor.kill()
+
+    run_engine.subscribe(kill, "event")
+    with Supervisor(detector.site, "conductor") as supervisor:
+        run_engine(bp.count([detector], 6))
+    assert supervisor.starts == 2
+    assert documents[-1][1]["exit_status"] == "success"
+    assert datums(documents, "det") == [(at, at + 1) for at in range(6)]
+    check_files(detector.site, documents)
+
+
+def check_files(site, documents):
+    """Every frame that the detector sent is in the file that the documents name."""
+    (uri,) = {doc["uri"] for name, doc in documents if name == "stream_resource" and doc["data_key"] == "det-raw"}
+    raw = read_rows(Path(urlparse(uri).path), "/entry_0000/measurement/raw")
+    assert len(raw) == len(read_journal(latest_journal(site.detector)).sent)
+    check_raw(site, raw)
 
 
 @pytest.mark.parametrize("trigger", [DetectorTrigger.EXTERNAL_EDGE, DetectorTrigger.EXTERNAL_LEVEL])

@@ -102,6 +102,8 @@ async def test_a_conductor_that_dies_leaves_what_was_acknowledged(make_site, hel
     client = site.client()
     await site.connect(client)
     try:
+        final = await client.stop(acquisition)  # it went on, see test_recovery.py
+        assert final.counts.saved == final.announced >= before.written
         again, _ = await running(site, client, helpers, "again")
         assert (await client.stop(again)).outcome == "complete"
     finally:
@@ -150,7 +152,7 @@ async def test_sigterm_of_the_conductor_stops_the_detector_and_closes_all_files(
 
 
 async def test_receivers_close_what_no_conductor_asks_for(make_site, helpers):
-    """After the conductor was killed; and the next one has receivers that hold nothing any more."""
+    """After the conductor was killed and stayed away; the next one says so of what is left."""
     site = make_site(extra="[deadlines]\nstalled = 2.0\n")
     site.start()
     client = site.client()
@@ -164,7 +166,6 @@ async def test_receivers_close_what_no_conductor_asks_for(make_site, helpers):
     finally:
         await client.close()
     site.kill("conductor")
-    site.start("conductor")
     deadline = time.monotonic() + IN_TIME
     while not closed(site, "run_raw_0.h5", "run_raw_1.h5"):
         assert time.monotonic() < deadline, "the receivers still hold their files"
@@ -172,6 +173,15 @@ async def test_receivers_close_what_no_conductor_asks_for(make_site, helpers):
     assert all("no conductor has asked for it for 2 s" in site.log(f"receiver_{rank}") for rank in range(2))
     with h5py.File(site.data / "run_raw_1.h5") as file:
         assert len(file["/entry_0000/raw/raw"]) == 3
+    site.start("conductor")
+    client = site.client()
+    await site.connect(client)
+    try:
+        final = await helpers.until(client, acquisition, lambda state: state.state == "closed")
+        assert (final.outcome, final.counts.saved, final.written) == ("failed", 6, 6)
+        await running(site, client, helpers, "again")
+    finally:
+        await client.close()
 
 
 async def test_a_pause_longer_than_the_deadlines_harms_nothing(make_site, helpers):

@@ -11,6 +11,7 @@ from typing import assert_never
 from lima2_processing.frame import AcquisitionId, FrameIdx
 
 from ..acquisition import Event, Outcome, State
+from ..cancellation import in_thread
 from ..config import Config, detector_settings
 from ..errors import ReceiverError, StateError
 from ..ledgers import new_ledger
@@ -49,8 +50,10 @@ from ..transport.requests import Responder
 from .describe import describe, detector_state
 from .driver import Driver, explain
 from .ingest import IngestLink
+from .journal_files import JournalFile, JournalFolder, journal_folder
 from .links import ReceiverLink
-from .prepare import prepare, resolve_plan
+from .prepare import opening_of, prepare, resolve_plan
+from .recovery import Recovery
 from .run import Run
 from .validate import check_trigger
 
@@ -89,6 +92,8 @@ class ConductorDaemon:
         if config.ingest is not None:
             self._ingest = IngestLink(config.ingest.commands, seconds, conductor_credentials(config, INGEST))
         self._driver = Driver(self._control, self._links, config.deadlines)
+        self._journals = JournalFolder(journal_folder(config))
+        self._recovery = Recovery(config, self._journals)
         self._guard = open_guard(config, CONDUCTOR)
         self._responder = Responder(
             config.conductor.commands, "conductor.commands", decode_conductor_request, self._handle, self._guard
@@ -101,12 +106,17 @@ class ConductorDaemon:
             link.open()
         if self._ingest is not None:
             self._ingest.open()
+        runs = await asyncio.to_thread(self._recovery.load)
+        for run in runs:
+            self._driver.add(run)
+        self._driver.ready.clear()
         log.info(
             "conductor of %s is ready: commands at %s", self._config.detector.name, self._config.conductor.commands
         )
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(self._responder.serve())
+                tasks.create_task(self._take_over())
                 tasks.create_task(self._publish())
                 tasks.create_task(self._driver.watch_detector())
                 for link in self._links:
@@ -122,6 +132,16 @@ class ConductorDaemon:
                     await self._driver.shut_down()
         finally:
             await self._close()
+
+    async def _take_over(self) -> None:
+        try:
+            undone = await self._recovery.take_over(self._driver, self._control, self._links)
+        except Exception:  # a bug in it must not keep the conductor from anything else, at each start again
+            log.exception("what another conductor left behind can't be taken over")
+            undone = {}
+        self._driver.ready.set()
+        for acquisition, reason in undone.items():
+            self._remember(acquisition, Outcome.FAILED, reason)
 
     async def _close(self) -> None:
         await self._responder.close()
@@ -143,6 +163,8 @@ class ConductorDaemon:
     # --- commands ---
 
     async def _handle(self, request: ConductorRequest) -> Message:
+        if not isinstance(request, Hello | Describe | GetState):
+            await self._driver.ready.wait()  # what another conductor left behind may be what it is about
         match request:
             case Hello(peer=peer):
                 log.info("client %.100r", peer)
@@ -160,7 +182,9 @@ class ConductorDaemon:
             case Trigger():
                 return await self._trigger(self._find(request.acquisition), request)
             case Finish(acquisition):
-                self._driver.finish(self._find(acquisition))
+                run = self._find(acquisition)
+                self._driver.finish(run)
+                await self._driver.note(run)
                 return Done()
             case Stop(acquisition):
                 return await self._stop(acquisition)
@@ -169,6 +193,8 @@ class ConductorDaemon:
             case GetValues(acquisition, frame):
                 return await self._values(self._find(acquisition), frame)
             case GetLedger(acquisition):
+                if (closed := self._recovery.closed.get(acquisition)) is not None:
+                    return closed.report
                 return await asyncio.to_thread(self._find(acquisition).report)
             case LocateFrame():
                 endpoints = [receiver.commands for receiver in self._config.receivers]
@@ -197,6 +223,9 @@ class ConductorDaemon:
         if not work.cancelled() and error is None:
             return
         outcome, reason = (Outcome.FAILED, str(error)) if error else (Outcome.STOPPED, "")
+        self._remember(acquisition, outcome, reason)
+
+    def _remember(self, acquisition: AcquisitionId, outcome: Outcome, reason: str) -> None:
         self._unmade[acquisition] = AcquisitionState(
             acquisition, State.CLOSED, outcome, reason, 0, "triggers", 0, receivers=()
         )
@@ -230,7 +259,14 @@ class ConductorDaemon:
         plan = await asyncio.to_thread(resolve_plan, request.plan, capabilities, self._config)
         ledger = new_ledger(dispatch_of(self._config), len(self._links))
         run = Run(request.acquisition, plan, time.time_ns(), ledger, self._config.saving.mode)
-        run.prepared = await prepare(run, capabilities, self._control, self._links, self._config, self._ingest)
+        opening = await asyncio.to_thread(opening_of, run, self._config)
+        journal = await in_thread(lambda: self._journals.open(opening), undo=JournalFile.remove)
+        run.journal = journal
+        try:
+            run.prepared = await prepare(run, capabilities, self._control, self._links, self._config, self._ingest)
+        except BaseException:
+            await in_thread(journal.remove)
+            raise
         run.machine.handle(Event.READY)
         self._driver.add(run)
         log.info("acquisition %s is prepared: %s", run.id, run.prepared.master_file)
@@ -252,10 +288,11 @@ class ConductorDaemon:
         return Done()
 
     async def _begin(self, run: Run) -> None:
-        if run.machine.state is not State.RUNNING:
-            raise StateError(f"acquisition {run.id} was stopped as it started")
+        self._require_running(run, "start")
         acquisition = run.plan.acquisition
         run.begin()
+        await self._driver.note(run)  # before the detector is told: another conductor has to know
+        self._require_running(run, "start")
         if acquisition.trigger_mode is not TriggerMode.SOFTWARE:
             await self._control.trigger(run.limit, acquisition.expo_time, acquisition.latency_time)
 
@@ -273,19 +310,28 @@ class ConductorDaemon:
         check_trigger(n_frames, expo_time, latency_time, run.room(), self._driver.capabilities)
         run.asked(n_frames)  # before it is, so that two at once can't both take the last frames
         try:
+            await self._driver.note(run)  # before the detector is told: another conductor has to know
+            self._require_running(run, "trigger")
             await self._control.trigger(n_frames, expo_time, latency_time)
         except BaseException:
             if run.machine.state is State.RUNNING:  # else the stop has fixed, or will fix, what was asked for
                 run.asked(-n_frames)
+                await self._driver.note(run)
             raise
         self._driver.changed.set()
         return Done()
+
+    def _require_running(self, run: Run, command: str) -> None:
+        if run.machine.state is not State.RUNNING:
+            raise StateError(f"acquisition {run.id} was stopped as its {command} came")
 
     async def _stop(self, acquisition: AcquisitionId) -> Message:
         if acquisition in self._prepares:
             await self._give_up(acquisition)
         if acquisition not in self._driver.runs and (unmade := self._unmade.get(acquisition)) is not None:
             return AcquisitionClosed(unmade)
+        if (closed := self._recovery.closed.get(acquisition)) is not None:
+            return AcquisitionClosed(closed.final)
         run = self._find(acquisition)
         self._driver.handle(run, Event.STOP)
         await self._driver.closed(run)
@@ -332,6 +378,9 @@ class ConductorDaemon:
             ),
             fault=self._driver.fault,
             receivers=tuple(link.state() for link in self._links),
-            acquisitions=tuple(run.state() for run in self._driver.runs.values()),
+            acquisitions=(
+                *(closed.final for closed in self._recovery.closed.values()),
+                *(run.state() for run in self._driver.runs.values()),
+            ),
             ingest=self._ingest.state() if self._ingest is not None else None,
         )

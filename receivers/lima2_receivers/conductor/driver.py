@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import assert_never
 
 from lima2_processing.frame import AcquisitionId
@@ -43,6 +43,8 @@ class Driver:
         self.capabilities: Capabilities | None = None  # None: the detector does not answer
         self.fault = ""  # what is wrong with the detector
         self.being_prepared = AcquisitionId("")
+        self.ready = asyncio.Event()  # what another conductor left behind is taken over
+        self.ready.set()
         self._control = control
         self._links = links
         self._deadlines = deadlines
@@ -73,7 +75,10 @@ class Driver:
 
         :raises StateError: that can't happen now.
         """
-        instructions = run.machine.handle(event, reason)
+        self.carry_out(run, run.machine.handle(event, reason))
+
+    def carry_out(self, run: Run, instructions: Iterable[Instruction]) -> None:
+        """Do what an acquisition's state machine asks for, by tasks of their own."""
         self.changed.set()
         for instruction in instructions:
             match instruction:
@@ -129,7 +134,16 @@ class Driver:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def note(self, run: Run) -> None:
+        """Write down what another conductor would have to know; without it, an acquisition goes on all the same."""
+        try:
+            await asyncio.to_thread(run.write_down)
+        except ReceiverError as error:
+            log.warning("acquisition %s would not survive this conductor: %s", run.id, error)
+
     async def _halt(self, run: Run) -> None:
+        await self.ready.wait()
+        await self.note(run)  # before it is done: a conductor that is killed now has to do it again
         status: DetectorStatus | None = None
         try:
             status = await self._control.stop()
@@ -151,6 +165,8 @@ class Driver:
 
     async def _drain(self, run: Run) -> None:
         """Announce the final number, wait until all is settled, close the ledger."""
+        await self.ready.wait()
+        await self.note(run)
         await self._announce(run, final=True)
         run.moved = time.monotonic()  # draining begins now, however long nothing has happened before
         while not run.drained():
@@ -167,6 +183,7 @@ class Driver:
         except Exception as error:  # also a bug must not leave it draining for ever
             run.machine.reason = run.machine.reason or explain(error)
         self.handle(run, Event.SETTLED)
+        await self.note(run)  # before receivers forget it: nobody could go on with it then
         level = logging.ERROR if run.machine.reason else logging.INFO
         log.log(level, "acquisition %s is closed, %s %s", run.id, run.machine.outcome, run.machine.reason)
         if run.doubles:
@@ -264,6 +281,7 @@ class Driver:
 
     async def watch_detector(self) -> None:
         """Poll the detector for ever."""
+        await self.ready.wait()
         while True:
             active = [run for run in self.live() if run.machine.state in (State.PREPARED, State.RUNNING)]
             try:

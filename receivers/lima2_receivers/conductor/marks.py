@@ -40,6 +40,22 @@ class Marks:
             for at in np.flatnonzero(bitmaps != ALL_MODULES).tolist():
                 self._modules[rank][known + at] = int(bitmaps[at])
 
+    def recall(self, rank: int, places: Places, timestamps: NDArray[np.float64]) -> None:
+        """Take timestamps that an earlier ledger has, of rows that are not known here.
+
+        :param rank: of the receiver.
+        :param places: where the leading frames are.
+        :param timestamps: of the same frames (n,).
+        """
+        mine = np.isin(places.receivers, (rank, EVERY_RECEIVER))
+        rows, timestamps = places.rows[mine].astype(np.int64), timestamps[mine]
+        stamps = self._timestamps[rank]
+        fresh = rows >= len(stamps)
+        if fresh.any():
+            longer = np.full(int(rows.max()) + 1 - len(stamps), np.nan)
+            longer[rows[fresh] - len(stamps)] = timestamps[fresh]
+            stamps.extend(longer.tolist())
+
     def timestamps(self, places: Places) -> NDArray[np.float64]:
         """Return when frames were taken (n,), NaN where it is not known; of parts, the first that is known."""
         found = np.full(len(places.rows), np.nan)

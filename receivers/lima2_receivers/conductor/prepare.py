@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ..saving.names import check_files, confine, frames_name, ledger_name, maste
 from ..saving.probe import probe
 from ..topology import Dispatch
 from .ingest import IngestLink
+from .journal import Made, Opening
 from .links import ReceiverLink, check_all, discard_all, prepare_all
 from .run import Run
 from .validate import check_plan
@@ -39,10 +41,7 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     """
     check_plan(plan, capabilities, config)
     folder = confine(plan.saving.base_path, config.saving.roots)
-    prefix = plan.saving.filename_prefix
-    names = [master_name(prefix), ledger_name(prefix)]
-    if _mapped_at_the_end(plan, config):
-        names.append(frames_name(prefix))
+    names = [path.name for path in made_files(plan, config)]
     check_files(folder, names, plan.saving.file_exists_policy)
     probe(folder, config.saving.mode, config.saving.swmr_on)
     if plan.pipeline is None:
@@ -50,6 +49,29 @@ def resolve_plan(plan: AcquisitionPlan, capabilities: Capabilities, config: Conf
     params = with_hashes(decode_pipeline(plan.pipeline), config.calibration_roots)
     choice = PipelineChoice(plan.pipeline.name, msgspec.Raw(msgspec.msgpack.encode(params)))
     return msgspec.structs.replace(plan, pipeline=choice)
+
+
+def made_files(plan: AcquisitionPlan, config: Config) -> tuple[Path, ...]:
+    """Return what the conductor makes: master, ledger and, where it is made at the end, the file of all frames."""
+    folder, prefix = Path(plan.saving.base_path), plan.saving.filename_prefix
+    names = [master_name(prefix), ledger_name(prefix)]
+    if _mapped_at_the_end(plan, config):
+        names.append(frames_name(prefix))
+    return tuple(folder / name for name in names)
+
+
+def opening_of(run: Run, config: Config) -> Opening:
+    """Return what another conductor has to know to undo a prepare."""
+    files = [str(path) for path in made_files(run.plan, config)]
+    return Opening(
+        acquisition=run.id,
+        plan=run.plan,
+        series=run.series,
+        endpoints=tuple(receiver.commands for receiver in config.receivers),
+        dispatch=dispatch_of(config),
+        files=tuple(files),
+        replaces=tuple(path for path in files if os.path.lexists(path)),
+    )
 
 
 async def prepare(
@@ -92,9 +114,7 @@ async def prepare(
         replies = await prepare_all(links, shares, seconds, parts)
         # Sums over a lost receiver's frames are lost with it.
         run.replaces = ingest is not None and not any(output.window for output in replies[0].outputs)
-        folder = Path(plan.saving.base_path)
-        master = folder / master_name(plan.saving.filename_prefix)
-        ledger = folder / ledger_name(plan.saving.filename_prefix)
+        master, ledger, *frames = made_files(plan, config)
         info = MasterInfo(
             acquisition=run.id,
             detector=config.detector.name,
@@ -107,18 +127,22 @@ async def prepare(
             files=tuple(reply.files for reply in replies),
             ledger=ledger.name,
             pipelines=tuple(reply.facts for reply in replies),
-            frames=frames_name(plan.saving.filename_prefix) if _mapped_at_the_end(plan, config) else "",
+            frames=frames[0].name if frames else "",
             per_file=per_file,
             parts=parts,
         )
         claimed = await in_thread(lambda: run.open_files(master, ledger))
         datasets = await in_thread(lambda: write_master(claimed, info))
-        if info.frames:
-            await in_thread(lambda: run.files.open_frames(folder / info.frames, info))
-        return _prepared(run, info, master, ledger, datasets)
+        for path in frames:
+            await in_thread(lambda path=path: run.files.open_frames(path, info))
+        prepared = _prepared(run, info, master, ledger, datasets)
+        made = Made(prepared, run.series, info.outputs, info.files)
+        if (journal := run.journal) is not None:
+            await in_thread(lambda: journal.add(made))
     except BaseException:
         await to_the_end(_undo(run, control, links, seconds))
         raise
+    return prepared
 
 
 def _mapped_at_the_end(plan: AcquisitionPlan, config: Config) -> bool:

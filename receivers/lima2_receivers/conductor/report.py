@@ -1,4 +1,4 @@
-"""The ledger of an acquisition in a few numbers, however many frames there are. Pure."""
+"""The ledger of an acquisition in a few numbers, however many frames there are."""
 
 from __future__ import annotations
 
@@ -7,11 +7,50 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import FateRuns
+from ..acquisition import Outcome
+from ..ledger import Counts
+from ..messages import FateRuns, LedgerReport
+from ..published import AcquisitionState
+from ..saving.ledger_file import LedgerSummary
 
 MAX_RUNS = 1000
 MAX_REASONS = 50
 OTHERS = "other reasons"
+
+
+def report_of(state: AcquisitionState, counts: Counts, statuses: NDArray[np.uint8]) -> LedgerReport:
+    """Return what became of all frames so far. Takes a while where there are many.
+
+    :param state: of the acquisition.
+    :param counts: of all frames.
+    :param statuses: of the leading frames that are settled (n,).
+    """
+    return LedgerReport(
+        acquisition=state.acquisition,
+        announced=state.announced,
+        announced_by=state.announced_by,
+        counts=counts,
+        reasons=main_reasons(state.reasons),
+        runs=runs_of(statuses),
+        processed=sum(part.processed for part in state.receivers),
+        hits=sum(part.hits for part in state.receivers),
+    )
+
+
+def summary_of(state: AcquisitionState, counts: Counts, outcome: Outcome) -> LedgerSummary:
+    """Return what the ledger file says at its end.
+
+    :param outcome: that the acquisition will have.
+    """
+    return LedgerSummary(
+        acquisition=state.acquisition,
+        announced=state.announced,
+        announced_by=state.announced_by,
+        counts=counts,
+        reasons=state.reasons,
+        outcome=outcome,
+        reason=state.reason,
+    )
 
 
 def runs_of(statuses: NDArray[np.uint8]) -> FateRuns:

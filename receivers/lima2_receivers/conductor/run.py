@@ -6,18 +6,18 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from lima2_processing.frame import AcquisitionId, FrameIdx, LocalIdx, ReceiverIdx
 
-from ..acquisition import Acquisition, Outcome, State
+from ..acquisition import Acquisition, Instruction, State
 from ..control import DetectorStatus
 from ..errors import ReceiverError, StateError
-from ..ledger import Counts, FrameLedger, has_data
+from ..ledger import FrameLedger, has_data
 from ..ledger_parts import PartsLedger
 from ..ledger_table import TableLedger
 from ..messages import FrameLocation, LedgerReport, LocateFrame, Prepared, Progress
@@ -25,23 +25,17 @@ from ..plan import AcquisitionPlan, TriggerMode
 from ..published import AcquisitionState, ReceiverCounters
 from ..rollover import SavingMode
 from ..saving.claim import Claim
-from ..saving.ledger_file import LedgerSummary
+from ..saving.master import MasterInfo
+from ..saving.read import LedgerRows
+from ..topology import NO_RECEIVER
+from .journal import Closed, Facts, Made
+from .journal_files import JournalFile
 from .lookup import locate
 from .marks import Marks
-from .report import main_reasons, runs_of
+from .parts import Part
+from .report import report_of, summary_of
 from .run_files import RunFiles
 from .settling import Settling
-
-
-@dataclass(slots=True)
-class _Part:
-    """What one receiver reported."""
-
-    counters: ReceiverCounters = field(default_factory=ReceiverCounters)
-    closed: bool = False
-    dead: bool = False
-    highest: int = -1
-    held: int = 0  # rows that were written, and whose file is not closed
 
 
 class Run:
@@ -79,9 +73,13 @@ class Run:
         self._finished = False  # no more triggers come
         self._ledger = ledger
         self._settling = Settling(ledger) if isinstance(ledger, TableLedger) else None
-        self._parts = tuple(_Part() for _ in range(ledger.n_receivers))
+        self._parts = tuple(Part() for _ in range(ledger.n_receivers))
         self._marks = Marks(ledger.n_receivers)
         self.files = RunFiles(plan.saving.file_exists_policy, mode)
+        self.journal: JournalFile | None = None
+        self._earlier: LedgerRows | None = None  # what a conductor that died had written
+        self._inherited = 0  # frames of that
+        self._noting = threading.Lock()
         self._writing = threading.RLock()  # reports of several receivers are recorded by several threads
 
     @property
@@ -102,6 +100,10 @@ class Run:
     def open_files(self, master: Path, ledger: Path) -> Claim:
         """Make the ledger file, and take the path of the master file; see ``RunFiles.open``. Blocks."""
         return self.files.open(master, ledger, self._ledger)
+
+    def reopen_files(self, files: Sequence[Path], info: MasterInfo) -> None:
+        """Go on with the files of a conductor that died; see ``RunFiles.reopen``. Blocks."""
+        self.files.reopen(files, self._ledger, self._inherited, info)
 
     def keep_files(self) -> None:
         """Let files go that those of this acquisition replace. Blocks.
@@ -140,7 +142,7 @@ class Run:
         self._marks.extend(rank, progress, known)  # before the fates: another thread may record them at once
         self._ledger.extend(receiver, progress.first, progress.runs, np.frombuffer(progress.frames, "<u8").tolist())
         part.counters = ReceiverCounters(progress.received, progress.processed, progress.hits, progress.counts)
-        part.closed = progress.state is State.CLOSED
+        part.closed = progress.state is State.CLOSED and not progress.more
         if full:
             self.wait()
         part.highest, part.held = progress.highest, progress.held
@@ -149,8 +151,12 @@ class Run:
         self._settle_reported()
 
     def bury(self, rank: int) -> None:
-        """Expect nothing more of a receiver."""
-        self._parts[rank].dead = True
+        """Expect nothing more of a receiver. What a conductor that died knew of it stays true."""
+        part = self._parts[rank]
+        if self._earlier is not None and not part.dead:
+            self._ledger.recall(rank, self._earlier.statuses, self._earlier.places)
+            self._marks.recall(rank, self._earlier.places, self._earlier.timestamps)
+        part.dead = True
 
     def goes_on(self) -> bool:
         """Tell whether it can do without the receivers that are given up."""
@@ -264,11 +270,10 @@ class Run:
             leading = self._ledger.leading(self.announced)
             if not self.files.writable or leading <= self.written or (self.files.resting and not now):
                 return False
-            n_modules = self.prepared.frame_spec.n_modules if self.prepared else 1
             self.files.append(
                 self._ledger.statuses(self.written, leading),
                 self._marks.timestamps(self._ledger.places(self.written, leading)),
-                self._marks.modules(self._ledger, self.written, leading, n_modules),
+                self._modules(self.written, leading),
             )
             self.written = leading
             self.recorded = time.monotonic()
@@ -303,7 +308,7 @@ class Run:
                 self.machine.reason = self.machine.reason or str(error)
                 raise
             finally:
-                self.files.close(self._summary(counts))
+                self.files.close(summary_of(self.state(), counts, self.machine.forecast()))
 
     def discard(self) -> None:
         """Remove ledger and master file, and put back those that they were to replace. Blocks."""
@@ -319,7 +324,7 @@ class Run:
             reason=self.machine.reason,
             announced=self.announced,
             announced_by=self.announced_by,
-            written=self.written,
+            written=max(self.written, self._inherited),
             receivers=tuple(self._counters(rank) for rank in range(len(self._parts))),
             master_file=self.prepared.master_file if self.prepared else "",
             reasons=self._ledger.reasons(),
@@ -349,17 +354,7 @@ class Run:
 
     def report(self) -> LedgerReport:
         """Return what became of all frames so far. Takes a while where there are many."""
-        state = self.state()
-        return LedgerReport(
-            acquisition=self.id,
-            announced=self.announced,
-            announced_by=self.announced_by,
-            counts=self._ledger.counts,
-            reasons=main_reasons(self._ledger.reasons()),
-            runs=runs_of(self._ledger.statuses(0, self.written)),
-            processed=state.processed,
-            hits=state.hits,
-        )
+        return report_of(self.state(), self._ledger.counts, self._ledger.statuses(0, self.written))
 
     def begin(self) -> None:
         """Note that it starts: in internal mode all frames are asked for, with a signal the detector counts them."""
@@ -391,18 +386,54 @@ class Run:
         counts = self._ledger.part_counts(receiver) if part.dead else part.counters.counts
         return msgspec.structs.replace(part.counters, counts=counts - self._ledger.doubles(receiver))
 
+    # --- what outlives the conductor ---
+
+    def write_down(self) -> None:
+        """Write down what another conductor would have to know. Blocks.
+
+        :raises SavingError: the journal can't be written.
+        """
+        with self._noting:
+            if self.journal is not None:
+                self.journal.add(self.facts() if self.live else Closed(self.state(), self.report()))
+
+    def facts(self) -> Facts:
+        """Return what no receiver can tell."""
+        now = self.machine
+        return Facts(now.state, self.announced, self.announced_by, self._finished, now.stopped, now.reason)
+
+    def resume(self, made: Made, facts: Facts, earlier: LedgerRows) -> tuple[Instruction, ...]:
+        """Go on with an acquisition whose conductor died, and return what is to be done once more.
+
+        :param earlier: what its ledger file says: that stays true.
+        """
+        self.prepared, self.series = made.prepared, made.series
+        self.announced, self.announced_by = max(facts.announced, len(earlier.statuses)), facts.announced_by
+        self._finished, self._began = facts.finished, time.monotonic()
+        self._earlier, self._inherited = earlier, len(earlier.statuses)
+        self._ledger.recall(NO_RECEIVER, earlier.statuses, earlier.places)
+        return self.machine.resume(facts.state, facts.stopped, facts.reason)
+
+    def adopt(self, status: DetectorStatus) -> None:
+        """Take which triggers the detector got from the conductor that died: the last may not have reached it."""
+        if self.machine.state is not State.RUNNING:
+            return
+        if self.announced_by == "triggers":
+            self.announced = max(min(self.announced, status.triggered), self._inherited)
+        begun = status.triggered > 0 or status.sent > 0 or status.busy
+        if self.plan.acquisition.trigger_mode is TriggerMode.INTERNAL and not begun:
+            self.announced, self.announced_by = 0, "triggers"
+            self.machine.resume(State.PREPARED, self.machine.stopped, self.machine.reason)
+
+    def _modules(self, first: int, last: int) -> NDArray[np.uint64]:
+        """Return the bitmaps of the modules of frames ``first`` to ``last`` - 1 (n,)."""
+        n_modules = self.prepared.frame_spec.n_modules if self.prepared else 1
+        found = self._marks.modules(self._ledger, first, last, n_modules)
+        if self._earlier is not None:
+            known = self._earlier.modules[first:last]
+            found[: len(known)] = known
+        return found
+
     def place(self, frame: FrameIdx) -> tuple[ReceiverIdx, LocalIdx] | None:
         """Return which receiver and row hold a frame; None: no receiver has it."""
         return self._ledger.locate(frame)
-
-    def _summary(self, counts: Counts) -> LedgerSummary:
-        failed = bool(self.machine.reason)
-        return LedgerSummary(
-            acquisition=self.id,
-            announced=self.announced,
-            announced_by=self.announced_by,
-            counts=counts,
-            reasons=self._ledger.reasons(),
-            outcome=Outcome.FAILED if failed else self.machine.forecast(),
-            reason=self.machine.reason,
-        )

@@ -54,6 +54,22 @@ class RunFiles:
         self._master = claim(master, self._policy)
         return self._master
 
+    def reopen(self, files: Sequence[Path], table: Table, inherits: int, info: MasterInfo) -> None:
+        """Go on with the files of a conductor that died: the ledger file is written anew.
+
+        :param files: master, ledger and, in dynamic dispatch, that of all frames.
+        :param inherits: rows of the old ledger file.
+        :raises SavingError: it can't be made.
+        """
+        master, ledger, *frames = files
+        kind = LedgerCopies if self._mode is SavingMode.CLOSE_PER_FILE else LedgerFile
+        self._ledger = kind(ledger, table, inherits=inherits)
+        with saving_errors(master, "going on with"):
+            self._master = Claim.resume(master)
+            self._master.written()
+            for path in frames:
+                self._frames = FramesFile(Claim.resume(path), info.by_frame(), info.files, info.per_file)
+
     def open_frames(self, path: Path, info: MasterInfo) -> None:
         """Take the path of the file that shows all frames as one when they are settled.
 

@@ -69,6 +69,16 @@ class RemoteControl(ABC, Generic[S]):
         await self._ask(Expose(n_frames, expo_time, latency_time, first), Done)
         self._triggered += n_frames
 
+    async def adopt(self, series: int, plan: AcquisitionPlan, asked: int) -> DetectorStatus:
+        """Go on with a series: the sender process counts triggers and frames by itself."""
+        del asked
+        self.arm(series, plan)  # for what a plugin keeps of the plan
+        status = (await self._ask(GetStatus(), Status)).status
+        if status.series != series:
+            raise DetectorError(f"detector: it has series {status.series}, expected {series}: it was restarted")
+        self._armed, self._triggered = series, status.triggered
+        return status
+
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
         status = (await self._ask(GetStatus(), Status)).status

@@ -117,6 +117,7 @@ class Progress(Struct, frozen=True):
     :param modules: little-endian uint64, the bitmap of the modules that came of each row of ``runs``; empty:
         ``ALL_MODULES`` of each.
     :param held: rows that are written and settle when their file is closed.
+    :param more: rows beyond those of ``runs`` are settled: ask again.
     """
 
     acquisition: AcquisitionId
@@ -133,6 +134,7 @@ class Progress(Struct, frozen=True):
     frames: bytes = b""
     modules: bytes = b""
     held: int = 0
+    more: bool = False
 
 
 class ReceiverProgress(Message, frozen=True):

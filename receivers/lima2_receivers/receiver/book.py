@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from ..ledger import FrameStatus, Ledger
 from ..messages import ALL_MODULES, Progress
 
 REMEMBERED_ROWS = 1024  # rows whose scalars can be asked for
+REPORTED_ROWS = 50_000  # at once: a report must fit a message, also where a conductor begins again at row 0
 MAX_LEAP = 1_000_000  # rows that a frame may be ahead of the one before: more is a broken frame number
 
 
@@ -52,8 +55,8 @@ class Book:
         self._ended = False
         self._closed = False
         self._progressed = time.monotonic()
-        self._timestamps: dict[int, float] = {}
-        self._modules: dict[int, int] = {}  # bitmaps, of rows that miss some
+        self._timestamps = array("d")  # by row, NaN where none came; kept, since another conductor may ask again
+        self._modules: dict[int, int] = {}  # bitmaps, of rows that miss some; kept likewise
         self._scalars: OrderedDict[int, dict[str, float]] = OrderedDict()
         self._received = self._processed = self._hits = 0
         self._highest = -1
@@ -82,6 +85,7 @@ class Book:
             self._next_row = max(self._next_row, row + 1)
             self._received += 1
             self._highest = max(self._highest, frame)
+            self._timestamps.extend([math.nan] * (row + 1 - len(self._timestamps)))
             self._timestamps[row] = timestamp
             if modules is not None:
                 self._modules[row] = modules
@@ -176,17 +180,17 @@ class Book:
         :param first: the first row that the asker does not know.
         """
         with self._lock:
-            rows = range(first, max(first, self._ledger.settled))
-            stamps = np.array([self._timestamps.get(row, np.nan) for row in rows], "<f8")
+            last = max(first, min(self._ledger.settled, first + REPORTED_ROWS))
+            stamps = np.full(last - first, np.nan, "<f8")
+            known = self._timestamps[first:last]
+            stamps[: len(known)] = known
+            rows = range(first, last)
             bitmaps = np.array([self._modules.get(row, ALL_MODULES) for row in rows], "<u8") if self._modules else None
-            for known in (self._timestamps, self._modules):
-                for row in [row for row in known if row < first]:
-                    del known[row]  # the conductor has it in its file
             return Progress(
                 acquisition=acquisition,
                 state=state,
                 first=first,
-                runs=self._ledger.runs(first),
+                runs=self._ledger.runs(first, last),
                 timestamps=stamps.tobytes(),
                 received=self._received,
                 processed=self._processed,
@@ -196,6 +200,7 @@ class Book:
                 reason=reason,
                 modules=bitmaps.tobytes() if bitmaps is not None else b"",
                 held=self._held,
+                more=last < self._ledger.settled,
             )
 
     def scalars(self, row: LocalIdx) -> dict[str, float]:

@@ -11,6 +11,7 @@ from ..plan import FileExistsPolicy
 from .hold import Hold
 
 ASIDE = ".replaced"  # added to the name of an old file, until the new one is there to stay
+AGAIN = ".again"  # added to the name of a file that is written anew, until it has all that the old one has
 
 
 class _State(Enum):
@@ -44,6 +45,25 @@ class Claim:
             self._restore()
             raise
 
+    @property
+    def replaces(self) -> bool:
+        """Whether an old file waits."""
+        return self._aside is not None
+
+    @classmethod
+    def resume(cls, path: Path) -> Claim:
+        """Return the claim that another process made on a path before it died.
+
+        :raises OSError: the file can't be opened.
+        """
+        found = cls.__new__(cls)
+        found.path = path
+        aside = path.with_name(path.name + ASIDE)
+        found._aside = aside if os.path.lexists(aside) else None  # noqa: SLF001 - its own
+        found._state = _State.OURS  # noqa: SLF001
+        found._hold = Hold.again(path)  # noqa: SLF001
+        return found
+
     def keep(self) -> None:
         """Let the old file go: the new one is there to stay. Idempotent.
 
@@ -70,3 +90,46 @@ class Claim:
         if self._aside is not None:
             with suppress(FileNotFoundError):
                 self._aside.replace(self.path)
+
+
+class Heir(Claim):
+    """A new, empty file that is to take the place of one that another process of ours wrote before it died.
+
+    It has another name until ``take_over``, so that what is known of the old one can be read meanwhile. Who has the old
+    one open goes on reading it.
+
+    :param path: of the old file.
+    :raises OSError: the file can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._place = Claim.resume(path)
+        fresh = path.with_name(path.name + AGAIN)
+        fresh.unlink(missing_ok=True)  # of one more that died
+        super().__init__(fresh, FileExistsPolicy.ABORT)
+        self._taken = False
+
+    def take_over(self) -> None:
+        """Take the old file's place. Idempotent.
+
+        :raises OSError: it can't be taken.
+        """
+        if not self._taken:
+            self.path.replace(self._place.path)
+            self._taken = True
+            self._place.written()
+
+    def written(self) -> None:
+        """Note that the file is closed: nobody writes it any more. Idempotent."""
+        super().written()
+        self._place.written()
+
+    def keep(self) -> None:
+        """Let the file go that the old one replaced. Idempotent."""
+        self._place.keep()
+
+    def drop(self) -> None:
+        """Remove the new file, unless it has taken over; the old one stays. Idempotent."""
+        self.written()
+        if not self._taken:
+            self.path.unlink(missing_ok=True)

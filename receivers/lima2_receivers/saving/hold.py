@@ -35,10 +35,24 @@ class Hold:
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._mark(path)
+
+    def _mark(self, path: Path) -> None:
         try:
             _lock(self._fd, fcntl.F_RDLCK)
         except OSError as error:
             log.warning("%s: it can't be marked as being written: %s", path, error.strerror)
+
+    @classmethod
+    def again(cls, path: Path) -> Hold:
+        """Hold a file that another process held before it died.
+
+        :raises OSError: it can't be opened.
+        """
+        found = cls.__new__(cls)
+        found._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # noqa: SLF001 - its own
+        found._mark(path)  # noqa: SLF001
+        return found
 
     def release(self) -> None:
         """Let go: the file is written. Idempotent."""

@@ -24,16 +24,29 @@ class LedgerCopies:
     :param path: of the new file.
     :param table: says which receivers and rows hold frames.
     :param policy: what to do where the file exists.
+    :param inherits: rows of the file of a conductor that died, which this one replaces once it has as many; None: there
+        is no such file.
     :raises SavingError: the file can't be made.
     """
 
-    def __init__(self, path: Path, table: Table, policy: FileExistsPolicy = FileExistsPolicy.ABORT) -> None:
+    def __init__(
+        self,
+        path: Path,
+        table: Table,
+        policy: FileExistsPolicy = FileExistsPolicy.ABORT,
+        inherits: int | None = None,
+    ) -> None:
         self._path = path
         self._table = table
         self._columns = {name: np.empty(0, dtype) for name, (dtype, _) in COLUMNS.items()}
         self._again = 0.0  # when it may be written again, monotonic seconds
-        self._claim = claim(path, policy)
+        self._inherits = inherits or 0
         self._newest: Claim | None = None  # held until the next one is there: repair is to keep off
+        if inherits is not None:
+            with saving_errors(path, "going on with"):
+                self._claim = Claim.resume(path)
+            return
+        self._claim = claim(path, policy)
         try:
             self._write(None)
         except BaseException:
@@ -58,6 +71,8 @@ class LedgerCopies:
 
     def flush(self) -> None:
         """Make everything that was appended readable by other processes, also after a kill."""
+        if len(self._columns["row"]) < self._inherits:  # readers must not see less than before
+            return
         began = time.monotonic()
         self._write(None)
         self._again = time.monotonic() + REST * (time.monotonic() - began)

@@ -16,6 +16,7 @@ from ..acquisition import Outcome
 from ..ledger import Counts, FrameStatus
 from ..plan import FileExistsPolicy
 from ..topology import Places
+from .claim import Heir
 from .h5 import claim, create, give_up, group, growing, remove, saving_errors
 
 CHUNK_ROWS = 1024
@@ -118,14 +119,24 @@ class LedgerFile:
     :param path: of the new file.
     :param table: says which receivers and rows hold frames.
     :param policy: what to do where the file exists.
+    :param inherits: rows of the file of a conductor that died, which this one replaces once it has as many; None: there
+        is no such file.
     :raises SavingError: the file can't be made.
     """
 
-    def __init__(self, path: Path, table: Table, policy: FileExistsPolicy = FileExistsPolicy.ABORT) -> None:
+    def __init__(
+        self,
+        path: Path,
+        table: Table,
+        policy: FileExistsPolicy = FileExistsPolicy.ABORT,
+        inherits: int | None = None,
+    ) -> None:
         self._path = path
         self._table = table
         self._rows = 0
-        self._claim = claim(path, policy)
+        self._inherits = inherits or 0
+        self._heir = _heir(path) if inherits is not None else None
+        self._claim = self._heir or claim(path, policy)
         self._file = create(self._claim)
         try:
             with saving_errors(path, "making"):
@@ -162,6 +173,8 @@ class LedgerFile:
         """Make everything that was appended readable by other processes, also after a kill."""
         with saving_errors(self._path, "flushing"):
             self._file.flush()
+            if self._heir is not None and self._rows >= self._inherits:
+                self._heir.take_over()
 
     def close(self, summary: LedgerSummary) -> None:
         """Add the summary and close the file."""
@@ -170,6 +183,8 @@ class LedgerFile:
                 self._columns.summarize(summary)
                 self._file.flush()
                 self._file.close()
+                if self._heir is not None:
+                    self._heir.take_over()
         finally:
             give_up(self._file)
             self._claim.written()
@@ -177,6 +192,11 @@ class LedgerFile:
     def discard(self) -> None:
         """Close and remove the file, and put back the one that it was to replace."""
         remove(self._claim, self._file)
+
+
+def _heir(path: Path) -> Heir:
+    with saving_errors(path, "writing anew"):
+        return Heir(path)
 
 
 def summary_json(summary: LedgerSummary) -> bytes:

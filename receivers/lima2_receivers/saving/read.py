@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the filters that our images are compressed with
@@ -29,9 +30,9 @@ from numpy.typing import NDArray
 from lima2_processing.frame import LocalIdx, SparseFrame, fill_value
 
 from ..errors import SavingError
-from ..ledger import has_data
+from ..ledger import FrameStatus, has_data
 from ..rollover import nth_name, split_rows
-from ..topology import EVERY_RECEIVER, NO_RECEIVER
+from ..topology import EVERY_RECEIVER, NO_RECEIVER, Places
 from .h5 import saving_errors
 from .ledger_file import GROUP, LedgerSummary
 from .master import MEASUREMENT
@@ -86,6 +87,35 @@ def read_statuses(ledger: Path) -> NDArray[np.uint8]:
     """Return what became of each frame so far (frames,): the numbers of ``FrameStatus``."""
     with open_file(ledger) as file:
         return np.asarray(find_dataset(file, f"{GROUP}/frame_status")[()])
+
+
+class LedgerRows(NamedTuple):
+    """What a ledger file says of the leading frames.
+
+    :param statuses: the numbers of ``FrameStatus`` (n,).
+    :param places: where they are.
+    :param timestamps: seconds since the epoch (n,).
+    :param modules: bitmaps of those that are saved (n,).
+    """
+
+    statuses: NDArray[np.uint8]
+    places: Places
+    timestamps: NDArray[np.float64]
+    modules: NDArray[np.uint64]
+
+
+def read_ledger(ledger: Path) -> LedgerRows:
+    """Return what a ledger file says of all frames that it has whole."""
+    with open_file(ledger) as file:
+        found = [
+            np.asarray(find_dataset(file, f"{GROUP}/{name}")[()])
+            for name in ("frame_status", "receiver", "row", "timestamp", "modules")
+        ]
+    n = min(map(len, found))
+    unknown = np.flatnonzero((found[0][:n] == FrameStatus.PENDING) | (found[0][:n] == FrameStatus.UNKNOWN))
+    end = int(unknown[0]) if len(unknown) else n  # what was not flushed as its writer died
+    statuses, receivers, rows, timestamps, modules = (column[:end] for column in found)
+    return LedgerRows(statuses, Places(receivers, rows), timestamps, modules)
 
 
 def read_summary(ledger: Path) -> LedgerSummary | None:

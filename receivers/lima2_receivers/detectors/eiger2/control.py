@@ -111,6 +111,30 @@ class Eiger2Control:
             )
         await self._exposures.trigger(n_frames)
 
+    async def adopt(self, series: int, plan: AcquisitionPlan, asked: int) -> DetectorStatus:
+        """Go on with a series. SIMPLON counts no triggers, so that its state has to tell which were given.
+
+        :raises DetectorError: it is not armed, or can't tell: some of several software triggers were asked for.
+        """
+        acquisition = plan.acquisition
+        per_trigger, n_triggers = _triggers(acquisition)
+        signalled = acquisition.trigger_mode.by_signal
+        state = await self._simplon.text(STATUS, "state")
+        given = 0 if signalled else _given(state, asked, acquisition.nb_frames, n_triggers)
+        if given < 0:
+            raise DetectorError(
+                f"{self._settings.url}: is in state {state}, which does not tell how many of {asked} frames "
+                "were triggered"
+            )
+        self._series = series
+        self._exposure = (acquisition.expo_time, acquisition.latency_time)
+        self._signalled, self._nb_frames = signalled, acquisition.nb_frames
+        frame_time = await self._simplon.number(CONFIG, "frame_time")
+        self._exposures.arm(per_trigger, frame_time)
+        if not signalled:
+            self._exposures.adopt(given, state == "acquire")
+        return await self.status()
+
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
         state = await self._simplon.text(STATUS, "state")
@@ -229,6 +253,19 @@ class Eiger2Control:
             if await self._simplon.has(CONFIG, name):
                 enabled += await self._simplon.text(CONFIG, name) == "enabled"
         return max(1, enabled)
+
+
+def _given(state: str, asked: int, nb_frames: int, n_triggers: int) -> int:
+    """Return how many frames software has triggered; -1: the state does not tell, or it is not armed.
+
+    :param asked: frames that were to be triggered so far.
+    :param n_triggers: that it was armed for; once it has had them, it is idle.
+    """
+    if not asked:
+        return 0 if state == "ready" else -1
+    if state == "idle":
+        return asked if asked == nb_frames else -1
+    return {"ready": 0, "acquire": asked}.get(state, -1) if n_triggers == 1 else -1
 
 
 def _triggers(acquisition: AcquisitionParams) -> tuple[int, int]:

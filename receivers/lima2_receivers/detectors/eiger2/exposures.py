@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 
 from ...errors import DetectorError, ReceiverError, StateError
 from .simplon import Simplon
@@ -54,6 +55,17 @@ class Exposures:
         """
         self._per_trigger, self._frame_time = per_trigger, frame_time
         self._known, self._sent, self.triggered, self.fault = True, 0, 0, ""
+
+    def adopt(self, n_frames: int, exposing: bool) -> None:
+        """Go on where a conductor died that had triggered; after ``arm``.
+
+        :param n_frames: that were triggered.
+        :param exposing: the last of the triggers is being exposed: wait for its end.
+        """
+        self.triggered = n_frames
+        self._sent = n_frames - self._per_trigger if exposing else n_frames
+        if exposing:
+            self._task = asyncio.create_task(self._await_rest())
 
     async def trigger(self, n_frames: int) -> None:
         """Give as many triggers as ``n_frames`` need, and return when the first has begun.
@@ -107,14 +119,35 @@ class Exposures:
         if stops != self._stops:
             raise StateError("the acquisition was stopped before it was triggered")
 
+    async def _await_rest(self) -> None:
+        """Wait until an exposure is over that another conductor triggered."""
+        deadline = time.monotonic() + self._per_trigger * self._frame_time + self._timeout
+
+        async def rest() -> None:
+            while await self._simplon.text(STATUS, "state") not in _AT_REST:
+                if time.monotonic() > deadline:
+                    raise DetectorError(f"{self._simplon.url}: the exposure that was under way does not end")
+                await asyncio.sleep(_POLL)
+            self._sent += self._per_trigger
+
+        await self._watch(rest())
+
     async def _expose(self, n_triggers: int) -> None:
         """Give triggers one after the other."""
         seconds = self._per_trigger * self._frame_time + self._timeout
-        try:
+
+        async def give() -> None:
             for _ in range(n_triggers):
                 await self._simplon.command("trigger", seconds)
                 self._sent += self._per_trigger
-        except Exception as error:  # nobody waits for this task, so that the status has to tell
+
+        await self._watch(give())
+
+    async def _watch(self, work: Coroutine[None, None, None]) -> None:
+        """Let the status tell what goes wrong in a task that nobody waits for."""
+        try:
+            await work
+        except Exception as error:  # whatever it is
             self._known = False
             if isinstance(error, ReceiverError):
                 self.fault = str(error)

@@ -109,6 +109,23 @@ class SlsControl:
         await self._process.ask(Expose(first, n_frames, expo_time, expo_time + latency_time), Done)
         self._triggered += n_frames
 
+    async def adopt(self, series: int, plan: AcquisitionPlan, asked: int) -> DetectorStatus:
+        """Go on with a series: the detector counts frames, and at rest it says how many triggers it got.
+
+        :raises DetectorError: its frame numbers are not those of this series.
+        """
+        del plan
+        seen = await self._process.ask(Look(count=True), Seen)
+        sent = min(seen.next_frames) - series if seen.next_frames else 0
+        if not 0 <= sent <= asked:
+            raise DetectorError(
+                f"{'+'.join(self._settings.hostnames)}: its next frame is {series + sent}, "
+                f"expected {series} to {series + asked}: was it used by someone else?"
+            )
+        self._armed, self._series, self._short_since = True, series, 0.0
+        self._triggered, self._sent = sent if seen.next_frames else asked, sent
+        return await self.status()
+
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
         counts = 0 <= self._sent < self._triggered

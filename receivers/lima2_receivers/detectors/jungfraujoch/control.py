@@ -141,6 +141,30 @@ class JungfraujochControl:
         self._due = time.monotonic() + n_frames * (expo_time + latency_time)
         self._triggered += n_frames
 
+    async def adopt(self, series: int, plan: AcquisitionPlan, asked: int) -> DetectorStatus:
+        """Go on with a data collection: the images that were collected tell whether the last trigger was given.
+
+        :raises DetectorError: the broker has another collection, or none of the last trigger's images yet.
+        """
+        acquisition = plan.acquisition
+        per_trigger, n_triggers = _split(acquisition)
+        state = (await self._broker.status()).state
+        found = await self._broker.statistics()
+        if found.run_number != series:
+            raise DetectorError(f"{self._settings.url}: has run number {found.run_number}, expected {series}")
+        missing = asked - (found.images_collected or 0)
+        if state != "Idle" and missing >= per_trigger:
+            raise DetectorError(
+                f"{self._settings.url}: {missing} of {asked} images are missing: the last trigger may not have "
+                "been given"
+            )
+        self._armed, self._series = True, series
+        self._per_trigger, self._total = per_trigger, per_trigger * n_triggers
+        self._exposure = (acquisition.expo_time, acquisition.latency_time)
+        self._triggered, self._sent = asked, 0 if missing > 0 else asked
+        self._due = time.monotonic() + max(0, missing) * sum(self._exposure)
+        return await self.status()
+
     async def status(self) -> DetectorStatus:
         """Return what the detector is doing."""
         status = await self._broker.status()

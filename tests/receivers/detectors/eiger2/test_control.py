@@ -336,3 +336,53 @@ async def test_images_are_stamped_with_when_they_began(bench):
     _, *images, _ = bench.events(5)
     first, *later = (image.timestamp for image in images)
     assert [round(stamp - first, 4) for stamp in later] == [0.01, 0.02]
+
+
+async def successor(bench, series, asked, **choice):
+    """The control half of another conductor, which has adopted the series."""
+    made = Eiger2Control(Eiger2Settings(bench.server.url), (), 2.0)
+    await made.connect()
+    try:
+        return made, await made.adopt(series, plan(**choice), asked)
+    except BaseException:
+        await made.close()
+        raise
+
+
+async def test_an_exposure_under_way_is_taken_over(bench):
+    choice = {"nb_frames": 10, "expo": 0.1, "mode": TriggerMode.INTERNAL}
+    armed = await bench.control.prepare(1, plan(**choice))
+    await bench.control.trigger(10, 0.1, 0.0)
+    made, status = await successor(bench, armed.series, 10, **choice)
+    first, bench.control = bench.control, made
+    assert (status.series, status.triggered, status.sent, status.busy) == (1, 10, 0, True)
+    assert (await bench.until(lambda status: not status.busy)).sent == 10
+    await first.close()
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 0), (6, 0)])
+async def test_an_armed_detector_is_taken_over_and_tells_whether_it_was_triggered(bench, asked, given):
+    choice = {"nb_frames": 6, "per_trigger": 6}
+    await bench.control.prepare(1, plan(**choice))
+    made, status = await successor(bench, 1, asked, **choice)
+    assert (status.triggered, status.sent, status.busy) == (given, given, False)
+    await made.trigger(6, 0.001, 0.0)
+    first, bench.control = bench.control, made
+    assert (await bench.until(lambda status: not status.busy)).sent == 6
+    await first.close()
+
+
+async def test_what_was_sent_whole_is_taken_over_and_what_was_triggered_by_halves_is_not(bench):
+    await bench.control.prepare(1, plan())
+    await bench.control.trigger(3, 0.001, 0.0)
+    await bench.until(lambda status: not status.busy)
+    with pytest.raises(DetectorError, match="state ready, which does not tell how many of 3 frames"):
+        await successor(bench, 1, 3)
+    await bench.control.trigger(3, 0.001, 0.0)
+    await bench.until(lambda status: not status.busy)
+    made, status = await successor(bench, 1, 6)
+    assert (status.triggered, status.sent, status.busy) == (6, 6, False)
+    await made.close()
+    await bench.control.stop()
+    with pytest.raises(DetectorError, match="state idle, which does not tell"):
+        await successor(bench, 1, 0)

@@ -169,3 +169,27 @@ async def test_without_the_client_it_says_what_to_install(monkeypatch):
     settings = JungfrauSettings(hostnames=("m0",), receiver_macs=(MAC,))
     with pytest.raises(ConfigError, match=r"pip install 'lima2-ophyd\[psi\]'"):
         PLUGIN.load_control()(settings, ("udp://127.0.0.1:5000",), 1.0, Dispatch.ROUND_ROBIN)
+
+
+async def test_a_detector_at_rest_tells_another_conductor_which_triggers_it_got(connect):
+    control = connect("m0")
+    await control.connect()
+    armed = await control.prepare(1, plan())
+    status = await control.adopt(armed.series, plan(), 3)
+    assert (status.series, status.triggered, status.sent, status.busy) == (armed.series, 0, 0, False)
+    await control.trigger(3, 0.001, 0.0)
+    await until(control, lambda status: not status.busy)
+    status = await control.adopt(armed.series, plan(), 3)
+    assert (status.triggered, status.sent, status.busy) == (3, 3, False)
+    with pytest.raises(DetectorError, match=f"its next frame is {armed.series + 3}, expected {armed.series + 5}"):
+        await control.adopt(armed.series + 5, plan(), 3)
+
+
+async def test_a_detector_that_exposes_is_taken_over(connect):
+    control = connect("m0")
+    await control.connect()
+    armed = await control.prepare(1, plan())
+    await control.trigger(3, 0.1, 0.0)
+    status = await control.adopt(armed.series, plan(), 3)
+    assert (status.triggered, status.sent, status.busy) == (3, 0, True)
+    assert (await until(control, lambda status: not status.busy)).sent == 3

@@ -239,3 +239,23 @@ async def test_a_stop_reaches_a_broker_whose_status_makes_no_sense(control, mock
     await control.stop()
     assert mock.calls[-1] == "/cancel"
     assert mock.state == "Idle"
+
+
+async def test_a_collection_is_taken_over_where_the_images_tell_which_triggers_were_given(control, mock):
+    armed = await control.prepare(SERIES, plan())
+    other = connect(mock)
+    try:
+        assert (await other.adopt(armed.series, plan(), 0)).triggered == 0
+        await control.trigger(3, 0.001, 0.0)
+        await until(control, lambda status: not status.busy)
+        status = await other.adopt(armed.series, plan(), 3)
+        assert (status.series, status.triggered, status.sent, status.busy) == (RUN, 3, 3, False)
+        with pytest.raises(DetectorError, match="3 of 6 images are missing: the last trigger"):
+            await other.adopt(armed.series, plan(), 6)
+        with pytest.raises(DetectorError, match=f"has run number {RUN}, expected 7"):
+            await other.adopt(7, plan(), 3)
+        await other.adopt(armed.series, plan(), 3)
+        await other.trigger(3, 0.001, 0.0)
+        assert (await until(other, lambda status: not status.busy)).sent == 6
+    finally:
+        await other.close()
