@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import zmq
@@ -57,6 +59,7 @@ class Recording:
 
     def __init__(self, config, path, **limits):
         self.ended = threading.Event()
+        self.endpoint = config.receivers[0].data
         self.tap = open_tap(config, 0)
         self.writer = CaptureWriter(path, head_of(config))
         self.tallies = []
@@ -75,6 +78,20 @@ class Recording:
         self.thread.join(DEADLINE)
         self.writer.close()
         self.tap.close()
+        if self.endpoint.startswith("ipc://"):
+            until_free(Path(self.endpoint.removeprefix("ipc://")))
+
+
+def until_free(path):
+    """Wait until nobody serves a socket: ZeroMQ closes them in a thread of its own."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                return
+    raise TimeoutError(f"{path} is still served")
 
 
 @pytest.fixture
