@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import msgspec
 
 from lima2_processing.frame import AcquisitionId
 from lima2_receivers.client import ConductorClient
-from lima2_receivers.errors import DetectorError
+from lima2_receivers.errors import DetectorError, UnreachableError
 from lima2_receivers.plan import (
     AcquisitionParams,
     AcquisitionPlan,
@@ -38,34 +39,40 @@ class Daemons:
     :param folder: where everything goes; made.
     :param n_receivers: each with one OpenCL thread and one encoder.
     :param size: of the simulated detector.
+    :param slots: of each receiver's ring.
+    :param extra: more tables of the configuration; ``SOCKETS`` stands for the folder of its sockets.
     """
 
-    def __init__(self, folder: Path, n_receivers: int, size: str, slots: int = 8) -> None:
+    def __init__(self, folder: Path, n_receivers: int, size: str, slots: int = 8, extra: str = "") -> None:
         self._folder = folder
         self._detector = folder / "detector"
         (folder / "data").mkdir(parents=True)
         (folder / "s").mkdir(mode=0o700)
         self._config = folder / "site.toml"
+        ingest = "[ingest]" in extra
         receivers = "".join(
-            f'[[receivers]]\ncommands = "ipc://{folder}/s/r{rank}"\ndata = "ipc://{folder}/s/d{rank}"\n'
-            f"ring = {{ slots = {slots}, slot_bytes = {FRAME_BYTES[size]} }}\n"
+            f'[[receivers]]\ncommands = "ipc://{folder}/s/r{rank}"\n'
+            + ("" if ingest else f'data = "ipc://{folder}/s/d{rank}"\n')
+            + f"ring = {{ slots = {slots}, slot_bytes = {FRAME_BYTES[size]} }}\n"
             "opencl = { threads = 1 }\nencoders = 1\n"
             for rank in range(n_receivers)
         )
+        extra = extra.replace("SOCKETS", f"ipc://{folder}/s")
         self._config.write_text(
             f'[detector]\nplugin = "simulator"\n[detector.settings]\ncontrol = "ipc://{folder}/s/sim"\n'
             f'folder = "{self._detector}"\nsize = "{size}"\nn_distinct = 4\n'
             f'[conductor]\ncommands = "ipc://{folder}/s/c"\nstate = "ipc://{folder}/s/s"\n'
-            f'[saving]\nroots = ["{folder}/data"]\n[calibration]\nroots = ["{self._detector}"]\n{receivers}'
+            f'[saving]\nroots = ["{folder}/data"]\n[calibration]\nroots = ["{self._detector}"]\n{extra}\n{receivers}'
         )
-        self._names = ["detector", "conductor", *(f"receiver {rank}" for rank in range(n_receivers))]
+        processes = ["detector", "conductor", *(["ingest"] if ingest else [])]
+        self._names = [*processes, *(f"receiver {rank}" for rank in range(n_receivers))]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[ConductorClient]:
         """Start all processes, give a client when they are all there, and end them."""
         for name in self._names:
-            self._start(name)
+            self.start(name)
         client = ConductorClient(f"ipc://{self._folder}/s/c", f"ipc://{self._folder}/s/s", timeout=60)
         try:
             await client.connect()
@@ -83,9 +90,11 @@ class Daemons:
                     process.kill()
                     process.wait()
 
-    def _start(self, name: str) -> None:
+    def start(self, name: str) -> None:
+        """Start a process."""
         words = name.split()
-        script = {"detector": "lima2-simulator", "conductor": "lima2-conductor"}.get(name, "lima2-receiver")
+        scripts = {"detector": "lima2-simulator", "conductor": "lima2-conductor", "ingest": "lima2-ingest"}
+        script = scripts.get(name, "lima2-receiver")
         rank = ["--rank", words[1]] if words[1:] else []
         with (self._folder / f"{words[0]}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -94,11 +103,23 @@ class Daemons:
 
     async def _until_there(self, client: ConductorClient) -> None:
         while True:
-            with contextlib.suppress(DetectorError):  # its frames are still being made
+            with contextlib.suppress(DetectorError, UnreachableError):  # its frames are still being made
                 await client.describe()
                 if client.state and all(receiver.alive for receiver in client.state.receivers):
                     return
             await asyncio.sleep(0.05)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process; one that is killed is reaped."""
+        process = self._processes[name]
+        process.send_signal(number)
+        if number is signal.SIGKILL:
+            process.wait()
+
+    async def until_there(self, client: ConductorClient) -> None:
+        """Wait until all parts are there (again)."""
+        async with asyncio.timeout(DEADLINE):
+            await self._until_there(client)
 
     def plan(self, nb_frames: int, period: float, smx: bool, mode: str = "internal") -> AcquisitionPlan:
         """Return a plan: with ``smx``, raw frames are not saved.

@@ -18,7 +18,16 @@ def run(*arguments, **options):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "n_figures"),
-    [("smx", 8), ("receiver", 12), ("ideas", 3), ("udp", 3), ("eiger2", 3), ("scaling", 5), ("handover", 2)],
+    [
+        ("smx", 8),
+        ("receiver", 12),
+        ("ideas", 3),
+        ("udp", 3),
+        ("eiger2", 3),
+        ("scaling", 5),
+        ("handover", 2),
+        ("faults", 7),
+    ],
 )
 def test_figures_are_printed_and_drawn(tmp_path, name, n_figures):
     done = run(name, "--json", "--rounds", "1", "--png", str(tmp_path / "figures.png"))

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 MEASUREMENT = "/entry_0000/measurement"
 N_FRAMES, WINDOW = 24, 8
 TILES, COUNTS = "tiles", "counts"  # raw frames of modules; images of counts
-WHOLE = ("round_robin", "dynamic")
+WHOLE = ("round_robin", "dynamic", "ingest")
+RING = f"ring = {{ slots = 32, slot_bytes = {64 * 128 * 2} }}"  # of an ingest
 PIPELINES = {  # detector, parameters beside the calibration; None: no pipeline
     "raw": (TILES, None),
     "smx": (TILES, {"min_nb_peaks": 3}),
@@ -103,7 +104,8 @@ def sites(request, site_type):
             if key not in made:
                 root = Path(folder) / str(len(made))
                 (root / "s").mkdir(0o700, parents=True)
-                made[key] = Bench(site_type(root, root / "s", n_receivers, dispatch=dispatch), dispatch, detector)
+                spread = {"ingest": RING} if dispatch == "ingest" else {"dispatch": dispatch}
+                made[key] = Bench(site_type(root, root / "s", n_receivers, **spread), dispatch, detector)
                 made[key].site.start()
             return made[key]
 
