@@ -2,9 +2,9 @@
 
 Real daemons with a simulated detector of small frames, two receivers. In the middle of an acquisition, a process is
 killed or frozen; half a second later, a frozen one 2 to 4 s later, it is killed and started again, as a supervisor
-does. Told are the frames that were announced, saved, lost and failed; the seconds from the fault until a next acquisition of
-ten frames is complete (target: 10), what the supervisor waits included; and where the acquisition goes on, frames a
-second before the fault and after it.
+does. Told are the frames that were announced, saved, lost and failed; the seconds from the fault until a next
+acquisition of ten frames is complete (target: 10), what the supervisor waits included; and where the acquisition goes
+on, frames a second before the fault and after it.
 """
 
 from __future__ import annotations
