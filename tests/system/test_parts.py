@@ -183,6 +183,33 @@ async def test_a_receiver_that_is_killed_takes_only_its_part(make_tiles, helpers
         assert (await helpers.until(client, again, lambda state: state.state == "closed")).counts.saved == 5
 
 
+async def test_a_conductor_that_is_killed_and_started_again_goes_on(make_tiles, helpers):
+    site = make_tiles(2)
+    async with site.running(timeout=30.0) as client:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, site.plan("run", 0, mode="software", pipeline=True, lose=[3]))
+        await client.start(acquisition)
+        await client.trigger(acquisition, 10)
+        await helpers.until(client, acquisition, lambda state: state.written == 10)
+        site.kill("conductor")
+        site.start("conductor")
+        await site.connect(client)
+        await client.trigger(acquisition, 10)
+        await helpers.until(client, acquisition, lambda state: state.written == 20)
+        final = await client.stop(acquisition)
+        assert (final.outcome, final.counts.saved, final.counts.lost) == ("complete", 19, 1)
+    journal = read_journal(latest_journal(site.detector))
+    raw = read_rows(site.data / "run_master.h5", f"{MEASUREMENT}/raw", 0, 20)
+    with h5py.File(site.data / "run_master.h5") as file:
+        modules = file[f"{MEASUREMENT}/modules"][()].tolist()
+        stamps = file[f"{MEASUREMENT}/timestamp"][()]
+    assert modules == [0 if frame == 3 else 0b1111 for frame in range(20)]
+    assert np.flatnonzero(np.isnan(stamps)).tolist() == [3]
+    for frame in range(20):
+        if frame != 3:
+            assert crcs([raw[frame]]) == [journal.scene_of(frame).crc32]
+
+
 async def test_what_needs_whole_frames_is_refused(make_tiles, helpers):
     site = make_tiles(2)
     async with site.running() as client:
