@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
 from typing import Generic, TypeVar
 
@@ -19,6 +20,13 @@ from .topology import Dispatch
 T = TypeVar("T", DetectorPlugin, PipelinePlugin)
 
 
+@lru_cache(maxsize=16)
+def _entries_of(group: str, places: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of a group; it takes a while, since the metadata of all that is installed is read."""
+    del places  # that it is looked for in
+    return entry_points(group=group)
+
+
 class Registry(Generic[T]):
     """The plugins of one entry-point group, imported when they are asked for.
 
@@ -30,9 +38,9 @@ class Registry(Generic[T]):
         self._group = group
         self._kind = kind
 
-    @cached_property
+    @property
     def _entries(self) -> EntryPoints:
-        return entry_points(group=self._group)  # reads the metadata of all that is installed
+        return _entries_of(self._group, tuple(sys.path))
 
     def names(self) -> list[str]:
         """Return the names of all that are installed, sorted."""

@@ -99,7 +99,7 @@ async def test_a_stop_that_overtakes_a_start_is_no_failure_and_triggers_nothing(
         await helpers.until(client, first, lambda state: state.state == "draining")
         await client.prepare(second, site.plan("b", 50))
         gate.open()
-        with pytest.raises(StateError, match="was stopped as it started"):
+        with pytest.raises(StateError, match="was stopped as its start came"):
             await start
         final = await stop
         assert (final.outcome, final.reason, final.announced) == ("stopped", "", 0)
@@ -184,7 +184,7 @@ async def test_a_conductor_that_ends_undoes_what_receivers_are_still_making(make
 
 async def test_a_receiver_that_ends_while_it_makes_its_share_removes_it(make_site, helpers, monkeypatch):
     site = make_site()
-    gate = Gate(monkeypatch, ShareMaker, "_make_pipeline")
+    gate = Gate(monkeypatch, ShareMaker, "_make_files")
     async with inside(site, "receiver_1") as (client, receiver):
         prepare = asyncio.create_task(client.prepare(helpers.new_id(), replacing(site, "a")))
         await gate.reached()
