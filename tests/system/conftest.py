@@ -341,5 +341,5 @@ def until_logged(site: Site, name: str, text: str) -> None:
 @pytest.fixture
 def helpers():
     """Functions that test modules share."""
-    functions = (new_id, until, until_logged, jungfrau_plan)
+    functions = (new_id, until, until_logged, jungfrau_plan, free_tcp_ports)
     return type("Helpers", (), {each.__name__: staticmethod(each) for each in functions})
