@@ -340,7 +340,7 @@ async def test_images_are_stamped_with_when_they_began(bench):
 
 async def successor(bench, series, asked, **choice):
     """The control half of another conductor, which has adopted the series."""
-    made = Eiger2Control(Eiger2Settings(bench.server.url), (), 2.0)
+    made = Eiger2Control(Eiger2Settings(bench.server.url), (), 2.0, Dispatch.DYNAMIC)
     await made.connect()
     try:
         return made, await made.adopt(series, plan(**choice), asked)
