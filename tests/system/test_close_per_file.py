@@ -61,10 +61,10 @@ def check_raw(site, prefix, n_frames, lost=()):
             assert found[frame] == journal.scene_of(frame).crc32
 
 
-def check_plain(site, prefix, n_frames):
+def check_plain(site, prefix, n_frames, datasets=("raw", "n_peaks", "frame_status")):
     """See that plain h5py shows in the master what our readers find in the files."""
     master = site.data / f"{prefix}_master.h5"
-    for name in ("raw", "n_peaks", "frame_status"):
+    for name in datasets:
         path = f"/entry_0000/measurement/{name}"
         expected = read_rows(master, path, 0, n_frames)
         with h5py.File(master) as file:
@@ -190,3 +190,26 @@ async def test_files_of_an_old_run_do_not_show_in_a_new_one(make_site, helpers):
     assert names(site, "run", "raw") == ["run_raw_0_0000.h5", "run_raw_0_0001.h5"]
     assert zlib.crc32(read_rows(site.data / "run_master.h5", RAW)[3].data)
     check_raw(site, "run", 4)
+
+
+@pytest.mark.parametrize("dispatch", ["round_robin", "dynamic"])
+async def test_a_conductor_that_is_killed_and_started_again_goes_on(make_site, helpers, dispatch):
+    site = use(make_site(dispatch=dispatch, extra="[deadlines]\ndrain = 0.5\n"))
+    async with site.running(timeout=30.0) as client:
+        acquisition = helpers.new_id()
+        await client.prepare(acquisition, plan_of(site, "run", 0, 4, mode="software"))
+        await client.start(acquisition)
+        await client.trigger(acquisition, 12)
+        await helpers.until(client, acquisition, lambda state: state.written == 12)
+        site.kill("conductor")
+        assert len(read_statuses(site.data / "run_ledger.h5")) == 12
+        site.start("conductor")
+        await site.connect(client)
+        await client.trigger(acquisition, 8)
+        await helpers.until(client, acquisition, lambda state: state.written == 20)
+        assert len(read_statuses(site.data / "run_ledger.h5")) >= 12
+        final = await client.stop(acquisition)
+        assert (final.outcome, final.counts.saved) == ("complete", 20)
+    check_raw(site, "run", 20)
+    check_plain(site, "run", 20, ("raw", "frame_status"))
+    assert read_summary(site.data / "run_ledger.h5").counts.saved == 20
